@@ -1,0 +1,79 @@
+//! What travels with a request: who asks, until when, under which id and key.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::key::StepKey;
+
+/// Who asks, as the edge verified it. Callers of the edge cannot set it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Principal {
+    /// A signed-in user, by the subject of its token.
+    User(Arc<str>),
+    /// An operator with the admin token of the data folder.
+    Admin,
+}
+
+impl Principal {
+    /// The user's id, if it is a user.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Principal::User(id) => Some(id),
+            Principal::Admin => None,
+        }
+    }
+}
+
+/// The context of the work at hand. Clients read it from the task they are called in, so that a deadline and a
+/// principal reach the callee without being passed by hand. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub principal: Option<Principal>,
+    /// When the caller stops waiting. A call that has none gets [`Context::DEADLINE_DEFAULT`].
+    pub deadline: Option<Instant>,
+    /// Follows a request through every service's log.
+    pub request_id: Arc<str>,
+    /// In an effect: the key of the attempt, the same on every attempt.
+    pub key: Option<StepKey>,
+}
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+impl Context {
+    /// The deadline of a request that brings none: 10 seconds.
+    pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+    /// A context of its own, for work that no request began.
+    pub fn background(request_id: impl Into<Arc<str>>) -> Self {
+        Self { principal: None, deadline: None, request_id: request_id.into(), key: None }
+    }
+
+    /// The context of the running task, or a background context outside of any.
+    pub fn current() -> Self {
+        CURRENT.try_with(Clone::clone).unwrap_or_else(|_| Self::background(""))
+    }
+
+    /// Runs a future within this context.
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+
+    /// When a call made now has to be over.
+    pub fn deadline_or_default(&self) -> Instant {
+        self.deadline.unwrap_or_else(|| Instant::now() + Self::DEADLINE_DEFAULT)
+    }
+
+    /// The idempotency key to show a provider. Only effects have one.
+    ///
+    /// # Panics
+    ///
+    /// Outside of an effect, which is a bug.
+    pub fn idempotency_key(&self) -> String {
+        self.key.expect("an idempotency key exists in effects only").to_string()
+    }
+}

@@ -1,0 +1,214 @@
+//! What a coordinator records: the saga table of the module that begins it.
+
+use modulith_core::{ClientKey, Fault, NotRun, NotRunReason, PlanModel, SagaEnd, Snapshot, decode, encode};
+use ring::hmac;
+
+use super::run::SagaId;
+use crate::inbox::execute;
+use crate::session::Session;
+use crate::sqlite::Identity;
+
+/// The statements of one module's saga table, and the secret that keys what clients sent.
+pub struct SagaTable {
+    begin: String,
+    find_client: String,
+    turn: String,
+    end: String,
+    answer: String,
+    attempt: String,
+    attention: String,
+    open: String,
+    counts: String,
+    prune: String,
+    secret: hmac::Key,
+}
+
+/// Ended sagas, and with them their clients' keys, are kept for 7 days.
+pub const SAGAS_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+const RUNNING: i64 = 0;
+const ABORTING: i64 = 1;
+const DONE: i64 = 2;
+const ABORTED: i64 = 3;
+
+/// Whether a saga was begun.
+#[derive(Debug)]
+pub enum Begun {
+    New,
+    /// The client's key was used before.
+    Before(Stored),
+}
+
+/// What stands under a client's key.
+#[derive(Debug)]
+pub enum Stored {
+    KeyReused,
+    Running,
+    Ended(SagaEnd),
+}
+
+impl Stored {
+    /// As the end of a start that met it.
+    pub fn into_end(self) -> Result<SagaEnd, NotRun> {
+        match self {
+            Stored::KeyReused => {
+                Err(NotRun::new(NotRunReason::KeyReused, "the idempotency key was used with another request"))
+            }
+            Stored::Running => Err(NotRun::new(NotRunReason::Running, "a saga with this key is running")),
+            Stored::Ended(end) => Ok(end),
+        }
+    }
+}
+
+/// A saga that has not ended, as the sweep finds it.
+#[derive(Debug)]
+pub struct OpenSaga {
+    pub id: SagaId,
+    pub plan: String,
+    pub version: i64,
+    pub fingerprint: i64,
+    pub input: Vec<u8>,
+    /// Where it turned back, if it did.
+    pub frontier: Option<usize>,
+    pub answer: Option<SagaEnd>,
+    pub attempts: i64,
+}
+
+type FoundRow = (i64, Vec<u8>, Option<Vec<u8>>);
+type OpenRow = (uuid::Uuid, i64, String, i64, i64, Vec<u8>, i64, Option<i64>, Option<Vec<u8>>, i64);
+
+impl SagaTable {
+    pub fn new(module: &str, identity: &Identity) -> Self {
+        let key = "WHERE src = $1 AND seq = $2";
+        Self {
+            begin: format!(
+                "INSERT INTO {module}__saga (src, seq, client_hash, body_hash, plan, version, fingerprint, input, state, attempts, begun)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 1, $9) ON CONFLICT (client_hash) DO NOTHING"
+            ),
+            find_client: format!("SELECT state, body_hash, answer FROM {module}__saga WHERE client_hash = $1"),
+            turn: format!("UPDATE {module}__saga SET state = {ABORTING}, frontier = $3, answer = $4 {key}"),
+            end: format!("UPDATE {module}__saga SET state = $3, answer = $4, ended = $5, attention = NULL {key}"),
+            answer: format!("UPDATE {module}__saga SET answer = $3 {key}"),
+            attempt: format!("UPDATE {module}__saga SET attempts = attempts + 1 {key}"),
+            attention: format!("UPDATE {module}__saga SET attention = $3 {key}"),
+            open: format!(
+                "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
+                 FROM {module}__saga WHERE state < {DONE} ORDER BY src, seq LIMIT $1"
+            ),
+            counts: format!(
+                "SELECT count(*), coalesce(sum(CASE WHEN attention IS NULL THEN 0 ELSE 1 END), 0)
+                 FROM {module}__saga WHERE state < {DONE}"
+            ),
+            prune: format!(
+                "DELETE FROM {module}__saga WHERE (src, seq) IN
+                 (SELECT src, seq FROM {module}__saga WHERE state >= {DONE} AND ended < $1 LIMIT 1000)"
+            ),
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &identity.secret),
+        }
+    }
+
+    fn keyed(&self, digest: &[u8; 32]) -> Vec<u8> {
+        hmac::sign(&self.secret, digest).as_ref()[..16].to_vec()
+    }
+
+    /// Records that a saga begins. Its version and its plan's structure are pinned.
+    pub fn begin(
+        &self,
+        session: &mut dyn Session,
+        id: SagaId,
+        plan: &PlanModel,
+        input: &[u8],
+        key: Option<&ClientKey>,
+    ) -> Result<Begun, Fault> {
+        let now_ms = session.now_ms();
+        let (client, body) = (key.map(|key| self.keyed(&key.name)), key.map(|key| self.keyed(&key.body)));
+        let row =
+            (id.src, id.seq, &client, &body, plan.name, plan.version, plan.fingerprint(), input, now_ms);
+        if execute(session, &self.begin, row)? == 1 {
+            return Ok(Begun::New);
+        }
+        let found: Option<FoundRow> =
+            Snapshot::new(session.statements(), now_ms).row(&self.find_client, (&client,))?;
+        match (found, body) {
+            (Some(found), Some(body)) => stored(found, &body).map(Begun::Before),
+            _ => Err(Fault::new(modulith_core::FaultKind::Statement, "a saga's key was refused and is not there")),
+        }
+    }
+
+    /// What stands under a client's key.
+    pub fn find(&self, db: &Snapshot<'_>, key: &ClientKey) -> Result<Option<Stored>, Fault> {
+        let found: Option<FoundRow> = db.row(&self.find_client, (self.keyed(&key.name),))?;
+        found.map(|found| stored(found, &self.keyed(&key.body))).transpose()
+    }
+
+    /// Records that the saga turned back at `frontier`. From here the abort is final.
+    pub fn turn(&self, session: &mut dyn Session, id: SagaId, frontier: usize, end: &SagaEnd) -> Result<(), Fault> {
+        execute(session, &self.turn, (id.src, id.seq, frontier as i64, encode(end)?)).map(drop)
+    }
+
+    /// Records how the saga ended.
+    pub fn end(&self, session: &mut dyn Session, id: SagaId, end: &SagaEnd) -> Result<(), Fault> {
+        let state = match end {
+            SagaEnd::Done(_) => DONE,
+            SagaEnd::Refused(_) | SagaEnd::Aborted(_) => ABORTED,
+        };
+        let now_ms = session.now_ms();
+        execute(session, &self.end, (id.src, id.seq, state, encode(end)?, now_ms)).map(drop)
+    }
+
+    /// Records the pivot's answer while the steps behind it are still to do.
+    pub fn answer(&self, session: &mut dyn Session, id: SagaId, end: &SagaEnd) -> Result<(), Fault> {
+        execute(session, &self.answer, (id.src, id.seq, encode(end)?)).map(drop)
+    }
+
+    /// Counts a walk before it begins, so that a saga which kills its process does not kill it for ever.
+    pub fn attempt(&self, session: &mut dyn Session, id: SagaId) -> Result<(), Fault> {
+        execute(session, &self.attempt, (id.src, id.seq)).map(drop)
+    }
+
+    /// Marks a saga for a person to look at, with the reason. It goes on being tried.
+    pub fn attention(&self, session: &mut dyn Session, id: SagaId, reason: &str) -> Result<(), Fault> {
+        execute(session, &self.attention, (id.src, id.seq, reason)).map(drop)
+    }
+
+    /// Sagas that have not ended, at most `limit`.
+    pub fn open(&self, db: &Snapshot<'_>, limit: i64) -> Result<Vec<OpenSaga>, Fault> {
+        let rows: Vec<OpenRow> = db.rows(&self.open, (limit,))?;
+        rows.into_iter()
+            .map(|(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts)| {
+                Ok(OpenSaga {
+                    id: SagaId { src, seq },
+                    plan,
+                    version,
+                    fingerprint,
+                    input,
+                    frontier: if state == RUNNING { None } else { frontier.and_then(|step| usize::try_from(step).ok()) },
+                    answer: answer.map(|bytes| decode(&bytes)).transpose()?,
+                    attempts,
+                })
+            })
+            .collect()
+    }
+
+    /// How many sagas have not ended, and how many of these need attention.
+    pub fn counts(&self, db: &Snapshot<'_>) -> Result<(i64, i64), Fault> {
+        Ok(db.row(&self.counts, ())?.unwrap_or_default())
+    }
+
+    /// Deletes sagas that ended before the retention, at most 1,000 at once.
+    pub fn prune(&self, session: &mut dyn Session) -> Result<u64, Fault> {
+        let before = session.now_ms() - SAGAS_KEPT_MS;
+        execute(session, &self.prune, (before,))
+    }
+}
+
+fn stored((state, body, answer): FoundRow, wanted: &[u8]) -> Result<Stored, Fault> {
+    if body != wanted {
+        return Ok(Stored::KeyReused);
+    }
+    match answer {
+        Some(answer) => decode(&answer).map(Stored::Ended),
+        None if state < DONE => Ok(Stored::Running),
+        None => Err(Fault::new(modulith_core::FaultKind::Type, "an ended saga has no answer")),
+    }
+}

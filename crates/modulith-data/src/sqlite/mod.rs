@@ -1,0 +1,13 @@
+//! SQLite: one file a service, one writer with group commit, read snapshots on the caller's thread.
+//!
+//! Refuses: a file that another process owns, a file on a network file system, a file of a newer format, and
+//! any statement of a module that leaves the module's own tables.
+
+mod file;
+mod guard;
+mod reader;
+mod statements;
+mod writer;
+
+pub use file::{Database, Identity, OpenError};
+pub use writer::{WriteError, WriterLimits};

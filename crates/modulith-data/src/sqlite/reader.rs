@@ -1,0 +1,104 @@
+//! Read snapshots on the caller's own thread: one read-only connection per thread and database, no hand-over.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
+use rusqlite::{Connection, OpenFlags};
+
+use super::guard::Guard;
+use super::statements::{Rights, STATEMENTS_KEPT};
+
+struct Reader {
+    connection: Connection,
+    guard: Arc<Guard>,
+}
+
+thread_local! {
+    /// By the database's number in this process. A thread reads few databases, so a list is enough.
+    static READERS: RefCell<Vec<(u64, Rc<Reader>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs a query over a snapshot, which opens at its first statement; with a module's rights, or with the
+/// framework's.
+pub(super) fn with_snapshot<T>(
+    database: u64,
+    path: &Path,
+    module: Option<&Arc<str>>,
+    read: impl FnOnce(&mut dyn Statements) -> T,
+) -> Result<T, Fault> {
+    let reader = READERS.with_borrow_mut(|readers| -> Result<Rc<Reader>, Fault> {
+        if let Some((_, reader)) = readers.iter().find(|(number, _)| *number == database) {
+            return Ok(reader.clone());
+        }
+        let reader = Rc::new(open(path).map_err(|error| {
+            Fault::new(FaultKind::Statement, format!("cannot open {} for reading: {error}", path.display()))
+        })?);
+        readers.push((database, reader.clone()));
+        Ok(reader)
+    })?;
+    let mut rights = Rights::new(&reader.connection, &reader.guard);
+    rights.act_as(module);
+    let mut snapshot = Lazy { rights, open: false };
+    Ok(read(&mut snapshot))
+}
+
+fn open(path: &Path) -> rusqlite::Result<Reader> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    let guard = Arc::new(Guard::default());
+    guard.install(&mut connection)?;
+    Ok(Reader { connection, guard })
+}
+
+/// Begins at the first statement and ends when it goes out of scope.
+struct Lazy<'c> {
+    rights: Rights<'c>,
+    open: bool,
+}
+
+impl Lazy<'_> {
+    fn begin(&mut self) -> Result<(), Fault> {
+        if !self.open {
+            control(self.rights.connection, "BEGIN")?;
+            self.open = true;
+        }
+        Ok(())
+    }
+}
+
+fn control(connection: &Connection, sql: &str) -> Result<(), Fault> {
+    let run = || connection.prepare_cached(sql)?.execute([]);
+    run().map(drop).map_err(|error| Fault::new(FaultKind::Statement, format!("{sql}: {error}")))
+}
+
+impl Statements for Lazy<'_> {
+    fn execute(&mut self, _: &str, _: &[Value<'_>]) -> Result<u64, Fault> {
+        Err(Fault::new(FaultKind::Denied, "a snapshot cannot write"))
+    }
+
+    fn query(
+        &mut self,
+        sql: &str,
+        params: &[Value<'_>],
+        each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        self.begin()?;
+        self.rights.query(sql, params, each)
+    }
+}
+
+impl Drop for Lazy<'_> {
+    fn drop(&mut self) {
+        if self.open
+            && let Err(fault) = control(self.rights.connection, "COMMIT")
+        {
+            tracing::error!("a read snapshot did not close: {fault}");
+        }
+    }
+}

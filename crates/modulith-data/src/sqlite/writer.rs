@@ -1,0 +1,413 @@
+//! The one writer of a database: a thread that takes work from a queue, runs each piece in its own savepoint,
+//! and commits many with one sync (group commit).
+//!
+//! An answer leaves only after the sync of its batch, also one that wrote nothing: what it read may be a
+//! neighbour's. A statement can end the whole transaction (`ON CONFLICT ROLLBACK`, a full disk); the batch is
+//! then run again without the culprit, so all work must be re-runnable. A failed sync leaves every answer of
+//! the batch *unknown* and stops the writer: the rows may or may not reappear when the file is opened again.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use modulith_core::{
+    CallFault, Columns, Fault, FaultKind, NotRun, NotRunReason, Statements, Unknown, UnknownReason, Value,
+};
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, ErrorCode, ffi};
+use tokio::sync::oneshot;
+
+use super::guard::Guard;
+use super::statements::Rights;
+use crate::session::Session;
+
+/// Limits of the writer.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterLimits {
+    /// Work waiting in the queue; more is refused as *not run, overloaded*. Default 8,192.
+    pub queue_max: usize,
+    /// Pieces of work committed with one sync. Default 512.
+    pub batch_max: usize,
+    /// A batch takes no further work after this time. Default 5 ms.
+    pub batch_time_max: Duration,
+}
+
+impl Default for WriterLimits {
+    fn default() -> Self {
+        Self { queue_max: 8_192, batch_max: 512, batch_time_max: Duration::from_millis(5) }
+    }
+}
+
+/// A write that has no result.
+pub type WriteError = CallFault;
+
+/// Where work waits for the writer.
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    wake: Condvar,
+    limits: WriterLimits,
+}
+
+#[derive(Default)]
+struct QueueState {
+    /// Undo, seal and the ends of sagas, which must not wait behind new work.
+    reserved: VecDeque<Box<dyn Job>>,
+    ordinary: VecDeque<Box<dyn Job>>,
+    stopping: bool,
+    /// Why nothing can be written any more.
+    broken: Option<String>,
+}
+
+/// Whether work may use the part of the queue that new work cannot fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    Ordinary,
+    Reserved,
+}
+
+trait Job: Send {
+    fn run(&mut self, session: &mut dyn Session) -> Result<(), Fault>;
+    fn deadline(&self) -> Option<Instant>;
+    /// Nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool;
+    fn finish(self: Box<Self>, fate: Result<(), CallFault>);
+}
+
+struct Work<T, F> {
+    work: F,
+    deadline: Option<Instant>,
+    answer: Option<T>,
+    reply: oneshot::Sender<Result<T, CallFault>>,
+}
+
+impl<T: Send, F: FnMut(&mut dyn Session) -> Result<T, Fault> + Send> Job for Work<T, F> {
+    fn run(&mut self, session: &mut dyn Session) -> Result<(), Fault> {
+        self.answer = Some((self.work)(session)?);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn finish(self: Box<Self>, fate: Result<(), CallFault>) {
+        let Work { answer, reply, .. } = *self;
+        let result = fate.and_then(|()| {
+            answer.ok_or_else(|| {
+                CallFault::NotRun(NotRun::new(NotRunReason::Fault, "the writer left a piece of work without answer"))
+            })
+        });
+        // The caller may have gone; what is committed stays.
+        let _ = reply.send(result);
+    }
+}
+
+impl Queue {
+    pub(super) fn new(limits: WriterLimits) -> Self {
+        Self { state: Mutex::default(), wake: Condvar::new(), limits }
+    }
+
+    pub(super) fn push<T: Send + 'static>(
+        &self,
+        urgency: Urgency,
+        deadline: Option<Instant>,
+        work: impl FnMut(&mut dyn Session) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, CallFault>>, NotRun> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Work { work, deadline, answer: None, reply });
+        let mut state = self.state.lock();
+        if let Some(broken) = &state.broken {
+            return Err(NotRun::new(NotRunReason::Fault, broken.clone()));
+        }
+        if state.stopping {
+            return Err(NotRun::new(NotRunReason::Stopping, "the database is being closed"));
+        }
+        match urgency {
+            Urgency::Reserved => state.reserved.push_back(job),
+            Urgency::Ordinary if state.ordinary.len() >= self.limits.queue_max => {
+                let detail = format!("{} pieces of work wait for the writer", self.limits.queue_max);
+                return Err(NotRun::new(NotRunReason::Overloaded, detail));
+            }
+            Urgency::Ordinary => state.ordinary.push_back(job),
+        }
+        let idle = state.reserved.len() + state.ordinary.len() == 1;
+        drop(state);
+        if idle {
+            self.wake.notify_one();
+        }
+        Ok(answer)
+    }
+
+    /// The writer finishes what waits and ends.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn broken(&self) -> Option<String> {
+        self.state.lock().broken.clone()
+    }
+
+    fn take(&self, batch: &mut VecDeque<Box<dyn Job>>) -> bool {
+        let mut state = self.state.lock();
+        while state.reserved.is_empty() && state.ordinary.is_empty() {
+            if state.stopping {
+                return false;
+            }
+            self.wake.wait(&mut state);
+        }
+        batch.append(&mut state.reserved);
+        let room = self.limits.batch_max.saturating_sub(batch.len()).min(state.ordinary.len());
+        batch.extend(state.ordinary.drain(..room));
+        true
+    }
+
+    fn put_back(&self, jobs: impl DoubleEndedIterator<Item = Box<dyn Job>>) {
+        let mut state = self.state.lock();
+        for job in jobs.rev() {
+            state.ordinary.push_front(job);
+        }
+    }
+
+    fn fail(&self, reason: String) {
+        let mut state = self.state.lock();
+        let waiting: Vec<_> = state.reserved.drain(..).collect();
+        let waiting: Vec<_> = waiting.into_iter().chain(state.ordinary.drain(..)).collect();
+        state.broken = Some(reason.clone());
+        drop(state);
+        for job in waiting {
+            job.finish(Err(NotRun::new(NotRunReason::Fault, reason.clone()).into()));
+        }
+    }
+}
+
+/// The writer's thread, until the queue is stopped and empty.
+pub(super) fn run(connection: &Connection, guard: &Guard, queue: &Queue) {
+    let mut batch = VecDeque::new();
+    while queue.take(&mut batch) {
+        if let Err(reason) = commit(connection, guard, queue, &mut batch) {
+            tracing::error!("the database is stopped: {reason}");
+            queue.fail(reason);
+        }
+    }
+}
+
+/// What became of one piece of work within its batch.
+enum Ran {
+    Ok,
+    Failed(CallFault),
+}
+
+/// Runs one batch and answers it. `Err` when the database cannot be used any more.
+fn commit(
+    connection: &Connection,
+    guard: &Guard,
+    queue: &Queue,
+    batch: &mut VecDeque<Box<dyn Job>>,
+) -> Result<(), String> {
+    let mut ran: Vec<(Box<dyn Job>, Ran)> = Vec::with_capacity(batch.len());
+    'batch: loop {
+        if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
+            let reason = format!("cannot begin: {error}");
+            answer(ran.into_iter().chain(batch.drain(..).map(|job| (job, Ran::Ok))), || {
+                Err(NotRun::new(NotRunReason::Fault, reason.clone()).into())
+            });
+            return if is_passing(&error) { Ok(()) } else { Err(reason) };
+        }
+        let began = Instant::now();
+        let mut session = WriteSession { rights: Rights::new(connection, guard), now_ms: now_ms() };
+        while let Some(mut job) = batch.pop_front() {
+            let outcome = run_one(&mut session, job.as_mut(), began);
+            if connection.is_autocommit() {
+                // The culprit ended the transaction for all; its neighbours run again without it.
+                let fault = Fault::new(FaultKind::Lost, "a statement ended the transaction; it was rolled back");
+                job.finish(Err(CallFault::NotRun(match outcome {
+                    Ran::Failed(CallFault::NotRun(not_run)) => not_run,
+                    _ => fault.into(),
+                })));
+                for (neighbour, outcome) in ran.drain(..).rev() {
+                    match outcome {
+                        Ran::Ok => batch.push_front(neighbour),
+                        Ran::Failed(fault) => neighbour.finish(Err(fault)),
+                    }
+                }
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                continue 'batch;
+            }
+            ran.push((job, outcome));
+            if began.elapsed() > queue.limits.batch_time_max && !batch.is_empty() {
+                queue.put_back(batch.drain(..));
+            }
+        }
+        return match control(connection, "COMMIT") {
+            Ok(()) => {
+                answer(ran.into_iter(), || Ok(()));
+                Ok(())
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                // The commit frame was not written: certainly not run.
+                let _ = control(connection, "ROLLBACK");
+                let detail = format!("the disk is full: {error}");
+                answer(ran.into_iter(), || Err(NotRun::new(NotRunReason::Fault, detail.clone()).into()));
+                Ok(())
+            }
+            Err(error) => {
+                let reason = format!("a commit failed, so what it wrote may or may not be there: {error}");
+                answer(ran.into_iter(), || Err(Unknown::new(UnknownReason::CommitLost, reason.clone()).into()));
+                Err(reason)
+            }
+        };
+    }
+}
+
+fn answer(ran: impl Iterator<Item = (Box<dyn Job>, Ran)>, fate: impl Fn() -> Result<(), CallFault>) {
+    for (job, outcome) in ran {
+        match outcome {
+            Ran::Ok => job.finish(fate()),
+            Ran::Failed(fault) => job.finish(Err(fault)),
+        }
+    }
+}
+
+/// A lock that another connection holds for longer than the busy timeout passes; everything else stays.
+fn is_passing(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> Ran {
+    if job.deadline().is_some_and(|deadline| deadline < now) {
+        return not_run(NotRun::new(NotRunReason::Deadline, "the deadline passed in the writer's queue"));
+    }
+    if job.is_abandoned() {
+        return not_run(NotRun::new(NotRunReason::Deadline, "the caller left before it began"));
+    }
+    let connection = session.rights.connection;
+    if let Err(error) = control(connection, "SAVEPOINT work") {
+        return not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}")));
+    }
+    session.rights.act_as(None);
+    let result = catch_unwind(AssertUnwindSafe(|| job.run(session)));
+    session.rights.act_as(None);
+    if connection.is_autocommit() {
+        return match result {
+            Ok(Err(fault)) => not_run(fault.into()),
+            _ => Ran::Ok,
+        };
+    }
+    let result = match result {
+        Ok(Ok(())) if deferred_keys_pending(connection) => {
+            Err(Fault::new(FaultKind::Constraint, "a deferred foreign key is not satisfied at the end of the command"))
+        }
+        Ok(result) => result,
+        Err(panic) => Err(Fault::new(FaultKind::Panicked, panic_text(panic.as_ref()))),
+    };
+    let end = match &result {
+        Ok(()) => control(connection, "RELEASE work"),
+        Err(_) => session.rollback_savepoint().and_then(|()| control(connection, "RELEASE work")),
+    };
+    match (result, end) {
+        (Ok(()), Ok(())) => Ran::Ok,
+        (Err(fault), _) => not_run(fault.into()),
+        (Ok(()), Err(error)) => not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}"))),
+    }
+}
+
+fn not_run(not_run: NotRun) -> Ran {
+    Ran::Failed(CallFault::NotRun(not_run))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the module's code panicked: {}", text.unwrap_or("without a message"))
+}
+
+/// A deferred foreign key would fail the COMMIT, and with it every neighbour in the batch.
+fn deferred_keys_pending(connection: &Connection) -> bool {
+    let (mut current, mut highest) = (0, 0);
+    // SAFETY: the handle is that of a live connection, used on its own thread, and both pointers are valid.
+    let code = unsafe {
+        ffi::sqlite3_db_status(connection.handle(), ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut current, &mut highest, 0)
+    };
+    code == ffi::SQLITE_OK && current != 0
+}
+
+fn control(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
+/// Wall-clock time in milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+struct WriteSession<'c> {
+    rights: Rights<'c>,
+    now_ms: i64,
+}
+
+impl WriteSession<'_> {
+    fn rollback_savepoint(&mut self) -> rusqlite::Result<()> {
+        control(self.rights.connection, "ROLLBACK TO work")
+    }
+}
+
+impl Statements for WriteSession<'_> {
+    fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, Fault> {
+        self.rights.execute(sql, params)
+    }
+    fn query(
+        &mut self,
+        sql: &str,
+        params: &[Value<'_>],
+        each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        self.rights.query(sql, params, each)
+    }
+}
+
+impl Session for WriteSession<'_> {
+    fn act_as(&mut self, module: Option<&Arc<str>>) {
+        self.rights.act_as(module);
+    }
+    fn rollback(&mut self) -> Result<(), Fault> {
+        self.rollback_savepoint().map_err(|error| Fault::new(FaultKind::Lost, format!("rollback: {error}")))
+    }
+    fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+    fn statements(&mut self) -> &mut dyn Statements {
+        self
+    }
+}
+
+/// A session outside of the queue, for opening a database: migrations run in it.
+pub(super) fn with_setup_session<T, E>(
+    connection: &Connection,
+    guard: &Guard,
+    setup: impl FnOnce(&mut dyn Session) -> Result<T, E>,
+    failed: impl Fn(rusqlite::Error) -> E,
+) -> Result<T, E> {
+    control(connection, "BEGIN IMMEDIATE").map_err(&failed)?;
+    control(connection, "SAVEPOINT work").map_err(&failed)?;
+    let mut session = WriteSession { rights: Rights::new(connection, guard).migrating(), now_ms: now_ms() };
+    match setup(&mut session) {
+        Ok(done) => {
+            control(connection, "RELEASE work").map_err(&failed)?;
+            control(connection, "COMMIT").map_err(&failed)?;
+            Ok(done)
+        }
+        Err(error) => {
+            // Closing the connection would roll back as well; this one's error is the lesser news.
+            let _ = control(connection, "ROLLBACK");
+            Err(error)
+        }
+    }
+}

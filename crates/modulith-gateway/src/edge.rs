@@ -1,0 +1,248 @@
+//! The edge: what every request from outside passes, in a monolith and in a gateway alike.
+//!
+//! It decides who asks, until when and how much may be sent, and puts that into the task as a [`Context`]. What
+//! a client says about these itself counts only where it can do no harm: a shorter deadline, a request id of
+//! sane letters. Headers that speak for the inside (`modulith-…`) are dropped, so that no identity can be
+//! forged. It refuses what it cannot judge: a bad token is 401 even where guests are welcome, and a path with
+//! `//`, `.` or `..` segments or an escaped slash is 404, because two readers could take it for two paths.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::{AUTHORIZATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Uri};
+use http::StatusCode;
+use modulith_core::{Context, Principal};
+use tower::{Layer, Service};
+
+use crate::guard::{self, Line};
+use crate::http::Problem;
+use crate::limited::{self, Overflow};
+use crate::request_id::RequestId;
+use crate::{AccessToken, SessionKeys, routes};
+
+/// The header that shortens the deadline, or lengthens it up to [`Limits::deadline_max`]: whole milliseconds.
+pub const REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("request-timeout-ms");
+
+/// The limits of one door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a client that says nothing waits. Default 10 s.
+    pub deadline_default: Duration,
+    /// What a client can ask for at most. Default 60 s.
+    pub deadline_max: Duration,
+    /// What a request's body may have. Default 1 MiB.
+    pub body_bytes_max: usize,
+    /// How long after its deadline a handler may still answer, since its own answer tells more than ours.
+    /// Default 250 ms.
+    pub grace: Duration,
+}
+
+impl Limits {
+    pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            deadline_default: Context::DEADLINE_DEFAULT,
+            deadline_max: Duration::from_secs(60),
+            body_bytes_max: Self::BODY_BYTES_MAX,
+            grace: Duration::from_millis(250),
+        }
+    }
+}
+
+/// The middleware of the edge: a [`Layer`] over a router or any other service.
+///
+/// - `Authorization: Bearer` with a session token makes the caller a user; without the header it is a guest; any
+///   other content is 401. The header ends here: modules see the principal only.
+/// - `/admin` and below asks for the admin token: 401 without it, 403 for a user's session.
+/// - `x-request-id` of 1 to 64 letters, digits, `_`, `.`, `-` is kept, else a UUIDv7 is made. The response has it.
+/// - `Request-Timeout-Ms` sets the deadline, see [`Limits`]. A handler that does not answer by then gets a 504,
+///   and is dropped; the body of an answer that has begun may take longer.
+/// - A body over the limit is 413, with or without `Content-Length`.
+/// - A panic is a 500 and a logged error.
+#[derive(Clone)]
+pub struct Edge(Arc<Door>);
+
+struct Door {
+    sessions: Arc<SessionKeys>,
+    admin: AccessToken,
+    limits: Limits,
+}
+
+impl Edge {
+    pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits) -> Self {
+        Self(Arc::new(Door { sessions, admin, limits }))
+    }
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge").field("limits", &self.0.limits).finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for Edge {
+    type Service = Edged<S>;
+
+    fn layer(&self, inner: S) -> Edged<S> {
+        Edged { edge: self.clone(), inner }
+    }
+}
+
+/// A service behind the [`Edge`].
+#[derive(Debug, Clone)]
+pub struct Edged<S> {
+    edge: Edge,
+    inner: S,
+}
+
+impl<S> Service<Request> for Edged<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
+        // The clone that takes a request is made ready there.
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let door = self.edge.0.clone();
+        let inner = self.inner.clone();
+        Box::pin(async move { Ok(door.pass(request, inner).await) })
+    }
+}
+
+impl Door {
+    async fn pass<S>(&self, request: Request, inner: S) -> Response
+    where
+        S: Service<Request, Response = Response, Error = Infallible>,
+    {
+        let line = Line::of(&request);
+        let (mut parts, body) = request.into_parts();
+        let id = RequestId::of(&parts.headers);
+        let mut response = match self.admit(&mut parts, &id, line.started) {
+            Ok(context) => self.limit(parts, body, context, inner).await,
+            Err(problem) => problem.into_response(),
+        };
+        line.log(&id.text, response.status());
+        response.headers_mut().insert(RequestId::HEADER, id.header);
+        response
+    }
+
+    /// Who asks and until when, or why not.
+    fn admit(&self, parts: &mut Parts, id: &RequestId, now: Instant) -> Result<Context, Problem> {
+        strip_inner_headers(&mut parts.headers);
+        origin_form(&mut parts.uri, &mut parts.headers);
+        if !routes::is_plain(parts.uri.path()) {
+            return Err(Problem::not_found());
+        }
+        let principal = self.principal(&mut parts.headers, routes::covers("/admin", parts.uri.path()))?;
+        let wait = match parts.headers.get(REQUEST_TIMEOUT_MS) {
+            None => self.limits.deadline_default,
+            Some(value) => timeout_ms(value)?,
+        };
+        Ok(Context {
+            principal,
+            deadline: Some(now + wait.min(self.limits.deadline_max)),
+            request_id: id.text.clone(),
+            key: None,
+        })
+    }
+
+    fn principal(&self, headers: &mut HeaderMap, admin: bool) -> Result<Option<Principal>, Problem> {
+        let authorization = match headers.entry(AUTHORIZATION) {
+            http::header::Entry::Occupied(entry) if entry.iter().nth(1).is_some() => {
+                return Err(Problem::token_invalid());
+            }
+            http::header::Entry::Occupied(entry) => entry.remove(),
+            http::header::Entry::Vacant(_) if admin => return Err(Problem::sign_in()),
+            http::header::Entry::Vacant(_) => return Ok(None),
+        };
+        let token = bearer(&authorization).ok_or_else(Problem::token_invalid)?;
+        if admin && self.admin.matches(token) {
+            return Ok(Some(Principal::Admin));
+        }
+        match self.sessions.verify(token) {
+            Ok(_) if admin => Err(Problem::forbidden()),
+            Ok(verified) => Ok(Some(Principal::User(verified.subject))),
+            Err(why) => {
+                tracing::debug!(%why, "token refused");
+                Err(Problem::token_invalid())
+            }
+        }
+    }
+
+    /// Runs the inner service on a body that ends at the limit.
+    async fn limit<S>(&self, mut parts: Parts, body: Body, context: Context, inner: S) -> Response
+    where
+        S: Service<Request, Response = Response, Error = Infallible>,
+    {
+        let max = self.limits.body_bytes_max;
+        let (body, overflow) = match limited::body(body, max) {
+            Ok(limited) => limited,
+            Err(body) => {
+                if !parts.headers.contains_key(EXPECT) {
+                    limited::discard(body, max).await;
+                }
+                return Problem::too_large(max).into_response();
+            }
+        };
+        if self.limits.body_bytes_max != Limits::BODY_BYTES_MAX {
+            parts.extensions.insert(self.limits);
+        }
+        parts.extensions.insert(context.clone());
+        let request = Request::from_parts(parts, body);
+        let response = guard::run(inner, request, context, self.limits.grace).await;
+        match overflow.as_ref().is_some_and(Overflow::happened) && response.status() >= StatusCode::BAD_REQUEST {
+            // Whoever read the body saw it end in an error, and cannot always tell which.
+            true => Problem::too_large(max).into_response(),
+            false => response,
+        }
+    }
+}
+
+/// `GET http://host/path` as `GET /path` with that `Host`, which it overrides (RFC 9112, 3.2.2): modules see one
+/// form.
+pub(crate) fn origin_form(uri: &mut Uri, headers: &mut HeaderMap) {
+    if let Some(authority) = uri.authority() {
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            headers.insert(HOST, host);
+        }
+        *uri = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into();
+    }
+}
+
+fn strip_inner_headers(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("modulith-")).cloned() {
+        headers.remove(name);
+    }
+}
+
+fn timeout_ms(value: &HeaderValue) -> Result<Duration, Problem> {
+    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+        Some(ms @ 1..) => Ok(Duration::from_millis(ms)),
+        _ => Err(Problem::new(StatusCode::BAD_REQUEST, "request-timeout-invalid", "Request-Timeout-Ms is no time")
+            .detail("Send a whole number of milliseconds, at least 1.")),
+    }
+}
+
+/// The token of `Bearer <token>`; the scheme in any case (RFC 9110, 11.1).
+pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+}

@@ -1,0 +1,269 @@
+//! The command line: the application's own binary is the tool.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use modulith_core::BoxFuture;
+
+use crate::app::App;
+use crate::client::{Running, started};
+use crate::control::Control;
+use crate::host::source;
+use crate::log::{self, Format};
+use crate::process;
+use crate::topology::Topology;
+
+/// A configuration that cannot work: `EX_CONFIG` of sysexits.h. The supervisor does not start such a child again.
+const EXIT_CONFIGURATION: u8 = 78;
+
+type RunFn = fn(Running, ArgMatches) -> BoxFuture<'static, anyhow::Result<ExitCode>>;
+
+/// A command of the application's own that talks to the running application over HTTP.
+///
+/// It works against a running one (`--url`), or starts the topology itself on a data folder and stops it again.
+pub struct Command {
+    pub(crate) clap: clap::Command,
+    pub(crate) run: RunFn,
+}
+
+impl Command {
+    /// `clap` has the command's own arguments; `--topology`, `--data`, `--url` and `--json` are added.
+    pub fn new(clap: clap::Command, run: RunFn) -> Self {
+        Self { clap, run }
+    }
+}
+
+/// The whole `main` of an application: reads the command line, does what it says, returns the exit code.
+///
+/// `NAME [run] [--topology FILE] [--service NAME] [--data DIR] [--listen ADDR] [--log text|json]`,
+/// `NAME check`, `NAME graph`, and the application's own commands.
+pub fn main(app: App) -> ExitCode {
+    let matches = match cli(&app).try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Printing to a closed pipe is the reader's wish.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match matches.subcommand() {
+        Some(("check", matches)) => check(&app, matches),
+        Some(("graph", matches)) => graph(&app, matches),
+        Some(("run", matches)) => run(app, matches),
+        Some((name, own)) => match app.commands.iter().find(|command| command.clap.get_name() == name) {
+            Some(command) => on_runtime(own_command(command.run, own.clone())),
+            None => unreachable!("clap refuses commands that were not declared"),
+        },
+        None => run(app, &matches),
+    }
+}
+
+fn cli(app: &App) -> clap::Command {
+    let own = app.commands.iter().map(|command| {
+        let command = command.clap.clone().args([topology_arg(), data_arg()]);
+        command
+            .arg(Arg::new("url").long("url").value_name("URL").help("use the application that runs there"))
+            .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("print the result as JSON"))
+    });
+    clap::Command::new(app.name)
+        .about("runs the application as one process, or as one process a service")
+        .args_conflicts_with_subcommands(true)
+        .args(run_args())
+        .subcommand(clap::Command::new("run").about("run the application (the default)").args(run_args()))
+        .subcommand(
+            clap::Command::new("check").about("check modules and topology; exit 1 with all problems").arg(topology_arg()),
+        )
+        .subcommand(
+            clap::Command::new("graph").about("print modules, contracts, needs, sagas and services").arg(topology_arg()).arg(
+                Arg::new("format").long("format").value_parser(["mermaid", "json"]).default_value("mermaid"),
+            ),
+        )
+        .subcommands(own)
+}
+
+fn topology_arg() -> Arg {
+    Arg::new("topology")
+        .long("topology")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("which service hosts which modules [default: everything in one process]")
+}
+
+fn data_arg() -> Arg {
+    Arg::new("data")
+        .long("data")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf))
+        .default_value("./data")
+        .help("where databases and keys live")
+}
+
+fn run_args() -> [Arg; 5] {
+    [
+        topology_arg(),
+        Arg::new("service").long("service").value_name("NAME").help("run only this service of the topology, or `gateway`"),
+        data_arg(),
+        Arg::new("listen")
+            .long("listen")
+            .value_name("ADDR")
+            .help("address of the front door [default: 127.0.0.1:8080, or the topology's]"),
+        Arg::new("log").long("log").value_name("FORMAT").value_parser(["text", "json"]).default_value("text"),
+    ]
+}
+
+fn topology(app: &App, matches: &ArgMatches) -> Result<Topology, ExitCode> {
+    app.topology(matches.get_one::<PathBuf>("topology").map(PathBuf::as_path)).map_err(|problems| {
+        eprintln!("{problems}");
+        ExitCode::from(1)
+    })
+}
+
+fn check(app: &App, matches: &ArgMatches) -> ExitCode {
+    let topology = match topology(app, matches) {
+        Ok(topology) => topology,
+        Err(code) => return code,
+    };
+    match app.declare(&topology) {
+        Ok((_, model)) => {
+            print!("{}", crate::graph::table(&model, &topology));
+            println!("{}: no problems", source(&topology));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn graph(app: &App, matches: &ArgMatches) -> ExitCode {
+    let topology = match topology(app, matches) {
+        Ok(topology) => topology,
+        Err(code) => return code,
+    };
+    match app.declare(&topology) {
+        Ok((_, model)) => {
+            match matches.get_one::<String>("format").map(String::as_str) {
+                Some("json") => println!("{:#}", crate::graph::json(&model, &topology)),
+                _ => print!("{}", crate::graph::mermaid(&model, &topology)),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(app: App, matches: &ArgMatches) -> ExitCode {
+    let topology = match topology(&app, matches) {
+        Ok(topology) => topology,
+        // A child's parent has to know that starting it again is in vain.
+        Err(_) if Control::from_environment().is_controlled() => return ExitCode::from(EXIT_CONFIGURATION),
+        Err(code) => return code,
+    };
+    let options = RunOptions {
+        topology_file: matches.get_one::<PathBuf>("topology").cloned(),
+        service: matches.get_one::<String>("service").cloned(),
+        data: matches.get_one::<PathBuf>("data").cloned().unwrap_or_else(|| "./data".into()),
+        listen: matches.get_one::<String>("listen").cloned(),
+        log: match matches.get_one::<String>("log").map(String::as_str) {
+            Some("json") => Format::Json,
+            _ => Format::Text,
+        },
+    };
+    on_runtime(async move { Ok(start(&app, &topology, options).await) })
+}
+
+struct RunOptions {
+    topology_file: Option<PathBuf>,
+    service: Option<String>,
+    data: PathBuf,
+    listen: Option<String>,
+    log: Format,
+}
+
+async fn start(app: &App, topology: &Topology, options: RunOptions) -> ExitCode {
+    let control = Control::from_environment();
+    let name = options.service.as_deref().unwrap_or(app.name);
+    log::start(options.log, name, control.is_controlled());
+    let listen = options.listen.clone().unwrap_or_else(|| topology.gateway.listen.to_string());
+    let data = &options.data;
+    let result = match options.service.as_deref() {
+        Some("gateway") if topology.service("gateway").is_none() => {
+            process::gateway(app, topology, data, &listen, control).await
+        }
+        Some(service) if topology.is_monolith() && topology.service(service).is_some() => {
+            process::monolith(app, topology, data, &listen, control).await
+        }
+        Some(service) => process::service(app, topology, service, data, control).await,
+        None if topology.is_monolith() => process::monolith(app, topology, data, &listen, control).await,
+        None => return supervise(app, topology, &options, &listen, control).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::from(if error.is_configuration() && control.is_controlled() { EXIT_CONFIGURATION } else { 1 })
+        }
+    }
+}
+
+/// `--topology FILE` alone: a process a service and the gateway, as children of this one.
+async fn supervise(
+    app: &App,
+    topology: &Topology,
+    options: &RunOptions,
+    listen: &str,
+    control: Control,
+) -> ExitCode {
+    let model = match app.declare(topology) {
+        Ok((_, model)) => model,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(1);
+        }
+    };
+    if !control.is_controlled() {
+        eprint!("{}", crate::graph::table(&model, topology));
+    }
+    match crate::supervisor::run(topology, options.topology_file.as_deref(), &options.data, listen, options.log.name(), control)
+        .await
+    {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}: {error}", app.name);
+            ExitCode::from(1)
+        }
+    }
+}
+
+async fn own_command(run: RunFn, matches: ArgMatches) -> anyhow::Result<ExitCode> {
+    let url = matches.get_one::<String>("url").cloned();
+    let topology = matches.get_one::<PathBuf>("topology").cloned();
+    let data = matches.get_one::<PathBuf>("data").cloned().unwrap_or_else(|| "./data".into());
+    let running = match url {
+        Some(url) => Running::at(url, &data)?,
+        None => started(topology.as_deref(), &data).await?,
+    };
+    run(running, matches).await
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let code = runtime.block_on(work).unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::from(1)
+    });
+    // What still blocks (a heavy query) is not worth waiting for.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}

@@ -1,0 +1,430 @@
+//! One service: the modules it hosts, their database, their links, their routes, their health.
+//!
+//! The same code hosts all modules of a monolith, one module of a split, and an application that is mounted in
+//! somebody else's program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use modulith_core::{CallFault, Client, ContractModel, PlanModel};
+use modulith_data::ModuleCode;
+use modulith_data::saga::Modules;
+use modulith_data::sqlite::{Database, OpenError, WriterLimits};
+use modulith_gateway::http::{Problem, finish};
+use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
+use modulith_transport::{Hello, Peer, Secret};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::hosted::{Hosted, ProcessKeys};
+use crate::model::AppModel;
+use crate::module::{Links, Module};
+use crate::placement::{self, PlacementError};
+use crate::remote::{Answers, Peers, RemoteLink, about, admit};
+use crate::sagas::{SagaLink, Sagas};
+use crate::topology::{Problems, Topology};
+
+/// The paths of the framework's own health endpoints.
+pub(crate) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
+/// How often keys and sagas whose retention is over are deleted.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Problems(#[from] Problems),
+    #[error("{0}")]
+    Placement(#[from] PlacementError),
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("{0}")]
+    Key(#[from] KeyError),
+    #[error("HTTP routes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Routes(Vec<RouteProblem>),
+    #[error("no service `{name}` in {topology}; it has: {services}")]
+    NoService { name: String, topology: String, services: String },
+    #[error("{path}: {error}", path = path.display())]
+    Folder { path: PathBuf, error: std::io::Error },
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: String, error: std::io::Error },
+    #[error("{0}")]
+    Call(#[from] CallFault),
+    #[error("{0}")]
+    Fault(#[from] modulith_core::Fault),
+}
+
+impl StartError {
+    /// Whether starting again cannot help, since what is wrong is written somewhere.
+    pub(crate) fn is_configuration(&self) -> bool {
+        !matches!(self, StartError::Open(OpenError::InUse { .. }) | StartError::Call(_) | StartError::Listen { .. })
+    }
+}
+
+/// The secrets of an installation, in `<data>/keys`, files of mode 0600 made at the first start.
+pub(crate) struct Keys {
+    pub(crate) sessions: Arc<SessionKeys>,
+    pub(crate) admin: AccessToken,
+    pub(crate) internal: AccessToken,
+}
+
+impl Keys {
+    pub(crate) fn load_or_create(data: &Path) -> Result<Self, StartError> {
+        let folder = data.join("keys");
+        create_private(&folder)?;
+        Ok(Self {
+            sessions: Arc::new(SessionKeys::load_or_create(&folder)?),
+            admin: AccessToken::load_or_create(&folder, "admin.token")?,
+            internal: AccessToken::load_or_create(&folder, "internal.token")?,
+        })
+    }
+}
+
+fn create_private(folder: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| StartError::Folder { path: folder.to_owned(), error })
+}
+
+/// A running service, without its listeners.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) model: AppModel,
+    pub(crate) keys: Keys,
+    pub(crate) routes: RouteTable<Router>,
+    pub(crate) answers: Arc<Answers>,
+    pub(crate) hello: Hello,
+    pub(crate) admit: modulith_transport::Admit,
+    health: Arc<Health>,
+    database: Arc<Database>,
+    walks: TaskTracker,
+    background: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What readiness is made of.
+pub(crate) struct Health {
+    recovered: AtomicBool,
+    stopping: AtomicBool,
+    peers: Arc<Peers>,
+    database: Arc<Database>,
+}
+
+impl Health {
+    /// What is missing; nothing when the service is ready.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if self.stopping.load(Ordering::Relaxed) {
+            missing.push("the service stops".to_owned());
+        }
+        if !self.recovered.load(Ordering::Relaxed) {
+            missing.push("unfinished sagas are being looked up".to_owned());
+        }
+        if let Some(broken) = self.database.broken() {
+            missing.push(format!("database: {broken}"));
+        }
+        missing.extend(self.peers.missing().into_iter().map(|(name, why)| format!("service `{name}`: {why}")));
+        missing
+    }
+}
+
+impl Host {
+    /// Opens the database, resolves every need, builds the routes and begins to walk unfinished sagas.
+    pub(crate) async fn start(app: &App, topology: &Topology, name: &str, data: &Path) -> Result<Self, StartError> {
+        let (modules, model) = app.declare(topology)?;
+        let section = topology.service(name).ok_or_else(|| StartError::NoService {
+            name: name.to_owned(),
+            topology: source(topology),
+            services: topology.services.iter().map(|service| &*service.name).collect::<Vec<_>>().join(", "),
+        })?;
+        create_private(data)?;
+        placement::remember(data, topology, &model)?;
+        let keys = Keys::load_or_create(data)?;
+
+        let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
+        let migrations: Vec<_> =
+            hosted_modules.iter().map(|module| (Arc::from(module.name), module.migrations)).collect();
+        let path = topology.database_path(section, data);
+        let database = tokio::task::spawn_blocking(move || Database::open(&path, &migrations, WriterLimits::default()))
+            .await
+            .expect("opening a database does not panic")?;
+        let database = Arc::new(database);
+
+        let codes: Vec<_> = hosted_modules
+            .iter_mut()
+            .map(|module| Arc::new(ModuleCode::new(module.name, std::mem::take(&mut module.serves))))
+            .collect();
+        let process_keys = Arc::new(ProcessKeys::new());
+        let hosted = Arc::new(Hosted {
+            database: database.clone(),
+            modules: Modules::new(&codes),
+            plans,
+            keys: process_keys.clone(),
+        });
+
+        let needs: Vec<ContractModel> = hosted_modules.iter().flat_map(|module| module.needs.clone()).collect();
+        let serves: Vec<ContractModel> =
+            codes.iter().flat_map(|code| code.contracts.iter().map(|served| served.contract.clone())).collect();
+        let about = about(&serves, &needs)?;
+        let admit = admit(about.clone());
+        let hello = Hello {
+            service: name.to_owned(),
+            incarnation: *process_keys.incarnation().as_bytes(),
+            token: Secret::new(keys.internal.expose()),
+            about,
+        };
+        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &hosted, &hello, &admit));
+
+        let (walks, background) = (TaskTracker::new(), TaskTracker::new());
+        let (mut routers, sagas) = build_modules(hosted_modules, &hosted, &peers, &process_keys, &keys, &walks);
+        let health = Arc::new(Health {
+            recovered: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            peers: peers.clone(),
+            database: database.clone(),
+        });
+        routers.extend(framework_routes(health.clone(), sagas.clone()));
+        let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
+
+        let host = Self {
+            name: name.to_owned(),
+            model,
+            keys,
+            routes,
+            answers: Arc::new(Answers { hosted: hosted.clone() }),
+            hello,
+            admit,
+            health: health.clone(),
+            database,
+            walks,
+            background,
+            stop: CancellationToken::new(),
+        };
+        host.begin_background(peers, sagas, hosted, health);
+        Ok(host)
+    }
+
+    fn begin_background(&self, peers: Arc<Peers>, sagas: Vec<Arc<Sagas>>, hosted: Arc<Hosted>, health: Arc<Health>) {
+        let until_stop = |work| {
+            let stop = self.stop.clone();
+            self.background.spawn(async move { stop.run_until_cancelled(work).await });
+        };
+        let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move { peers.connect().await });
+        until_stop(connect);
+        until_stop(Box::pin({
+            let sagas = sagas.clone();
+            async move {
+                for sagas in &sagas {
+                    if let Err(fault) = sagas.sweep().await {
+                        tracing::error!(module = sagas.module(), "cannot look up unfinished sagas: {fault}");
+                        return;
+                    }
+                }
+                health.recovered.store(true, Ordering::Relaxed);
+            }
+        }));
+        until_stop(Box::pin(async move {
+            let mut ticks = tokio::time::interval(PRUNE_EVERY);
+            loop {
+                ticks.tick().await;
+                if let Err(fault) = hosted.prune_keys().await {
+                    tracing::warn!("cannot prune keys: {fault}");
+                }
+                for sagas in &sagas {
+                    if let Err(fault) = sagas.prune().await {
+                        tracing::warn!(module = sagas.module(), "cannot prune sagas: {fault}");
+                    }
+                }
+            }
+        }));
+    }
+
+    pub(crate) fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+
+    /// The public edge over the modules of this process, for a monolith.
+    pub(crate) fn edge(&self) -> impl tower::Service<
+        axum::extract::Request,
+        Response = axum::response::Response,
+        Error = std::convert::Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + Sync
+    + 'static {
+        let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
+        tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
+    }
+
+    /// From now on the service is not ready; what runs goes on.
+    pub(crate) fn begin_stop(&self) {
+        self.health.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets walks end for at most `drain`, then closes the database. A walk that is cut goes on at the next start.
+    pub(crate) async fn stop(self, drain: Duration) {
+        self.begin_stop();
+        self.walks.close();
+        if tokio::time::timeout(drain, self.walks.wait()).await.is_err() {
+            tracing::info!(sagas = self.walks.len(), "sagas go on at the next start");
+        }
+        self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
+        let database = self.database.clone();
+        if tokio::task::spawn_blocking(move || database.close()).await.is_err() {
+            tracing::error!("closing the database panicked");
+        }
+    }
+}
+
+/// The modules to host, and the plans of the whole application.
+fn sort_out(modules: Vec<Module>, hosted: &[String]) -> (Vec<Module>, BTreeMap<&'static str, Arc<PlanModel>>) {
+    let plans = modules.iter().flat_map(|module| &module.plans);
+    let plans = plans.filter_map(|entry| entry.plan.as_ref().ok()).map(|plan| (plan.name, Arc::new(plan.clone())));
+    let plans = plans.collect();
+    let hosted = modules.into_iter().filter(|module| hosted.iter().any(|name| name == module.name)).collect();
+    (hosted, plans)
+}
+
+fn connect_peers(
+    model: &AppModel,
+    topology: &Topology,
+    data: &Path,
+    needs: &[ContractModel],
+    hosted: &Hosted,
+    hello: &Hello,
+    admit: &modulith_transport::Admit,
+) -> Peers {
+    let mut services: Vec<(String, Peer)> = Vec::new();
+    let mut of_contract = BTreeMap::new();
+    for contract in needs.iter().map(|need| need.name).collect::<BTreeSet<_>>() {
+        let provider = model.provider(contract).and_then(|module| topology.service_of(module.name));
+        let Some(service) = provider.filter(|_| hosted.modules.of(contract).is_none()) else { continue };
+        let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
+            let address = topology.listen_address(service, data);
+            let peer = Peer::new(vec![address], hello.clone(), admit.clone(), modulith_transport::Limits::default());
+            services.push((service.name.clone(), peer));
+            services.len() - 1
+        });
+        of_contract.insert(contract, position);
+    }
+    Peers::new(services, of_contract)
+}
+
+type Routers = Vec<(String, Router)>;
+
+fn build_modules(
+    modules: Vec<Module>,
+    hosted: &Arc<Hosted>,
+    peers: &Arc<Peers>,
+    keys: &Arc<ProcessKeys>,
+    secrets: &Keys,
+    walks: &TaskTracker,
+) -> (Routers, Vec<Arc<Sagas>>) {
+    let mut routers = Routers::new();
+    let mut all_sagas = Vec::new();
+    for module in modules {
+        let plans: BTreeMap<_, _> = (module.plans.iter())
+            .filter_map(|entry| hosted.plans.get(entry.name).map(|plan| (entry.name, plan.clone())))
+            .collect();
+        let sagas = (!plans.is_empty())
+            .then(|| Sagas::new(module.name, hosted.clone(), peers.clone(), plans, walks.clone()));
+        let links = Links {
+            module: module.name,
+            clients: clients(&module, hosted, peers, keys),
+            sagas: sagas.clone().map(|sagas| Arc::new(SagaLink(sagas)) as _),
+            plans: module.plans.iter().map(|entry| entry.saga).collect(),
+            session_keys: secrets.sessions.clone(),
+        };
+        if let Some(routes) = module.routes {
+            let router = finish(routes(&links));
+            routers.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), router.clone())));
+        }
+        if let Some(routes) = module.admin_routes {
+            let prefix = format!("/admin/{}", module.name);
+            let router = finish(Router::new().nest(&prefix, routes(&links)));
+            routers.push((prefix, router));
+        }
+        all_sagas.extend(sagas);
+    }
+    (routers, all_sagas)
+}
+
+/// Clients for what a module needs and for what it serves itself.
+fn clients(
+    module: &Module,
+    hosted: &Arc<Hosted>,
+    peers: &Arc<Peers>,
+    keys: &Arc<ProcessKeys>,
+) -> BTreeMap<&'static str, Client> {
+    let own = hosted.modules.all().into_iter().filter(|code| &*code.name == module.name);
+    let own: Vec<&'static str> =
+        own.flat_map(|code| code.contracts.iter().map(|served| served.contract.name).collect::<Vec<_>>()).collect();
+    let contracts = module.needs.iter().map(|need| need.name).chain(own);
+    contracts
+        .filter_map(|contract| {
+            let client = match hosted.link(contract) {
+                Some(link) => Client::local(Arc::new(link)),
+                None => Client::remote(Arc::new(RemoteLink {
+                    service: peers.of(contract)?,
+                    peers: peers.clone(),
+                    keys: keys.clone(),
+                })),
+            };
+            Some((contract, client))
+        })
+        .collect()
+}
+
+/// What every service answers beside its modules: health, and the state of its sagas for operators.
+fn framework_routes(health: Arc<Health>, sagas: Vec<Arc<Sagas>>) -> Routers {
+    let alive = finish(Router::new().route("/healthz", get(|| async { "alive\n" })));
+    let ready = finish(Router::new().route("/readyz", get(move || std::future::ready(readiness(health.missing())))));
+    let counts = finish(Router::new().route("/admin/sagas", get(move || std::future::ready(saga_counts(&sagas)))));
+    vec![("/healthz".into(), alive), ("/readyz".into(), ready), ("/admin/sagas".into(), counts)]
+}
+
+/// 200, or 503 with what is missing.
+pub(crate) fn readiness(missing: Vec<String>) -> axum::response::Response {
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    Problem::new(http::StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready").with("missing", missing).into_response()
+}
+
+/// How many sagas are open, and how many need attention.
+#[derive(serde::Serialize, serde::Deserialize, Default)]
+pub(crate) struct SagaCounts {
+    pub(crate) open: i64,
+    pub(crate) attention: i64,
+}
+
+fn saga_counts(sagas: &[Arc<Sagas>]) -> axum::response::Response {
+    let mut counts = SagaCounts::default();
+    for sagas in sagas {
+        match sagas.counts() {
+            Ok((open, attention)) => {
+                counts.open += open;
+                counts.attention += attention;
+            }
+            Err(not_run) => {
+                return Problem::from(modulith_core::CallError::<modulith_core::Never>::NotRun(not_run)).into_response();
+            }
+        }
+    }
+    axum::Json(counts).into_response()
+}
+
+/// How a topology is called in messages.
+pub(crate) fn source(topology: &Topology) -> String {
+    topology.file.as_ref().map_or_else(|| "the built-in topology".to_owned(), |file| file.display().to_string())
+}

@@ -1,0 +1,54 @@
+//! An application inside somebody else's axum program: one module at a time, beside routes that stay as they are.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::Router;
+
+use crate::app::App;
+use crate::host::{HEALTH, Host, StartError};
+
+/// A monolith without a listener of its own.
+pub struct Mounted {
+    host: Host,
+    drain: Duration,
+}
+
+impl App {
+    /// Starts all modules in this process, on `data`, and leaves listening to the caller.
+    ///
+    /// The router has the modules' paths and nothing else, each behind modulith's own edge (deadlines, limits,
+    /// problems, sessions); merge it into the program's own. Call [`Mounted::stop`] before the program ends, or
+    /// what waits for the writer is only closed by the drop.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the modules; a data folder that another process uses.
+    pub async fn mount(self, data: impl AsRef<Path>) -> Result<Mounted, StartError> {
+        let topology = self.topology(None)?;
+        let host = Host::start(&self, &topology, self.name, data.as_ref()).await?;
+        Ok(Mounted { host, drain: topology.gateway.drain() })
+    }
+}
+
+impl Mounted {
+    /// The modules' endpoints and `/admin/…`, for [`Router::merge`]. Health stays the program's business; see
+    /// [`Mounted::missing`].
+    pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
+        let edge = self.host.edge();
+        let own = self.host.routes.iter().map(|(prefix, _)| prefix).filter(|prefix| !HEALTH.contains(prefix));
+        own.fold(Router::new(), |router, prefix| {
+            router.route_service(prefix, edge.clone()).route_service(&format!("{prefix}/{{*rest}}"), edge.clone())
+        })
+    }
+
+    /// What is missing until the modules are ready; empty when they are.
+    pub fn missing(&self) -> Vec<String> {
+        self.host.health().missing()
+    }
+
+    /// Lets sagas end for up to 10 seconds and closes the database.
+    pub async fn stop(self) {
+        self.host.stop(self.drain).await;
+    }
+}

@@ -1,0 +1,270 @@
+//! The processes of a topology: the monolith, one service of a split, the gateway.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use modulith_core::Context;
+use modulith_gateway::http::finish;
+use modulith_gateway::{
+    Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
+};
+use modulith_transport::HttpTask;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::Layer;
+
+use crate::app::App;
+use crate::control::Control;
+use crate::host::{Host, Keys, SagaCounts, StartError, readiness};
+use crate::topology::{ServiceSection, Topology};
+
+/// How long the gateway waits for a service's word about its health.
+const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Everything in one process, until it is told to stop.
+pub(crate) async fn monolith(
+    app: &App,
+    topology: &Topology,
+    data: &Path,
+    listen: &str,
+    control: Control,
+) -> Result<(), StartError> {
+    let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
+    let host = Host::start(app, topology, &topology.services[0].name, data).await?;
+    let (listener, address) = bind(listen).await?;
+    if !control.is_controlled() {
+        eprint!("{}", crate::graph::table(&host.model, topology));
+    }
+    let url = format!("http://{address}");
+    let health = host.health();
+    tokio::spawn(async move { control.announce(|| health.missing(), || ready(control, &url)).await });
+    let drain = topology.gateway.drain();
+    let connections = CancellationToken::new();
+    let served = tokio::spawn(serve(listener, host.edge(), connections.clone()));
+    stop.cancelled().await;
+    wind_down(host, drain, control, async {
+        connections.cancel();
+        // Errors of a connection are its own; the loop itself does not fail.
+        let _ = served.await;
+    })
+    .await;
+    Ok(())
+}
+
+/// One service of a split, until it is told to stop.
+pub(crate) async fn service(
+    app: &App,
+    topology: &Topology,
+    name: &str,
+    data: &Path,
+    control: Control,
+) -> Result<(), StartError> {
+    let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
+    let host = Host::start(app, topology, name, data).await?;
+    let section = topology.service(name).expect("the host has started it");
+    let address = topology.listen_address(section, data);
+    topology.make_socket_folders(data).map_err(|error| listen_error(&address.to_string(), error))?;
+    let listener = modulith_transport::Listener::bind(&address)
+        .await
+        .map_err(|error| StartError::Listen { address: address.to_string(), error })?;
+    let health = host.health();
+    let (said, service) = (address.to_string(), host.name.clone());
+    tokio::spawn(async move {
+        let ready = || {
+            tracing::info!("service {service} is ready on {said}");
+            control.tell("ready");
+        };
+        control.announce(|| health.missing(), ready).await;
+    });
+    let connections = CancellationToken::new();
+    let http: HttpTask = {
+        let door = Internal::new(host.keys.internal.clone(), Limits::default()).layer(Merged::new(host.routes.clone()));
+        let connections = connections.clone();
+        Arc::new(move |stream| {
+            let (door, stop) = (door.clone(), connections.clone());
+            Box::pin(serve_stream(stream, door, stop))
+        })
+    };
+    let served = tokio::spawn(modulith_transport::serve(
+        listener,
+        host.hello.clone(),
+        host.admit.clone(),
+        modulith_transport::Limits::default(),
+        host.answers.clone(),
+        Some(http),
+        connections.clone(),
+    ));
+    stop.cancelled().await;
+    wind_down(host, topology.gateway.drain(), control, async {
+        connections.cancel();
+        let _ = served.await;
+    })
+    .await;
+    Ok(())
+}
+
+/// Not ready from now on; finishes what runs, for at most `drain`.
+async fn wind_down(host: Host, drain: Duration, control: Control, connections: impl Future<Output = ()>) {
+    tracing::info!("stopping");
+    control.tell("stopping");
+    host.begin_stop();
+    let until = Instant::now() + drain;
+    if tokio::time::timeout(drain, connections).await.is_err() {
+        tracing::warn!("requests were still running after {} s and are cut", drain.as_secs());
+    }
+    host.stop(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100))).await;
+}
+
+fn ready(control: Control, url: &str) {
+    control.tell(&format!("ready {url}"));
+    tracing::info!("ready on {url}");
+}
+
+fn listen_error(address: &str, error: std::io::Error) -> StartError {
+    StartError::Listen { address: address.to_owned(), error }
+}
+
+async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener = TcpListener::bind(listen).await.map_err(|error| listen_error(listen, error))?;
+    let address = listener.local_addr().map_err(|error| listen_error(listen, error))?;
+    Ok((listener, address))
+}
+
+/// The front door of a split, until it is told to stop. It hosts no module.
+pub(crate) async fn gateway(
+    app: &App,
+    topology: &Topology,
+    data: &Path,
+    listen: &str,
+    control: Control,
+) -> Result<(), StartError> {
+    let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
+    let (_, model) = app.declare(topology)?;
+    let keys = Keys::load_or_create(data)?;
+    let doors: Vec<Door> = topology.services.iter().map(|service| Door::of(service, topology, data)).collect();
+    let mut routes = Vec::new();
+    for (service, door) in topology.services.iter().zip(&doors) {
+        let hosted = model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name));
+        for module in hosted {
+            let target = || Target::Service(Arc::from([door.upstream.clone()]));
+            routes.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), target())));
+            routes.push((format!("/admin/{}", module.name), target()));
+        }
+    }
+    let doors = Arc::new(Doors { doors, token: keys.internal.clone() });
+    let alive = Router::new().route("/healthz", get(|| async { "alive\n" }));
+    let readyz = Router::new().route(
+        "/readyz",
+        get({
+            let doors = doors.clone();
+            move || async move { readiness(doors.missing().await) }
+        }),
+    );
+    let sagas = Router::new().route(
+        "/admin/sagas",
+        get({
+            let doors = doors.clone();
+            move || async move { doors.saga_counts().await }
+        }),
+    );
+    for (prefix, router) in [("/healthz", alive), ("/readyz", readyz), ("/admin/sagas", sagas)] {
+        routes.push((prefix.to_owned(), Target::Here(finish(router))));
+    }
+    let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
+    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default());
+    let door = edge.layer(Gateway::new(routes, &keys.internal));
+
+    let (listener, address) = bind(listen).await?;
+    let url = format!("http://{address}");
+    // The gateway is ready when it listens; whether the services are is what /readyz tells.
+    ready(control, &url);
+    let connections = CancellationToken::new();
+    let served = tokio::spawn(serve(listener, door, connections.clone()));
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    control.tell("stopping");
+    connections.cancel();
+    if tokio::time::timeout(topology.gateway.drain(), served).await.is_err() {
+        tracing::warn!("requests were still running after {} s and are cut", topology.gateway.drain().as_secs());
+    }
+    Ok(())
+}
+
+/// The gateway's way to one service.
+struct Door {
+    name: String,
+    upstream: Upstream,
+}
+
+impl Door {
+    fn of(service: &ServiceSection, topology: &Topology, data: &Path) -> Self {
+        let address = match topology.listen_address(service, data) {
+            modulith_transport::Address::Tcp(host) => Address::Tcp(host),
+            modulith_transport::Address::Unix(path) => Address::Unix(path),
+        };
+        Self { name: service.name.clone(), upstream: Upstream::new(address) }
+    }
+}
+
+struct Doors {
+    doors: Vec<Door>,
+    token: modulith_gateway::AccessToken,
+}
+
+impl Doors {
+    async fn ask(&self, door: &Door, path: &str) -> Response {
+        let request = Request::get(path).body(Body::empty()).expect("a constant path is a path");
+        let context =
+            Context { deadline: Some(Instant::now() + HEALTH_TIME_MAX), ..Context::background("gateway-health") };
+        door.upstream.forward(request, &self.token, &context).await
+    }
+
+    async fn missing(&self) -> Vec<String> {
+        let asked = self.doors.iter().map(|door| async move {
+            let response = self.ask(door, "/readyz").await;
+            if response.status().is_success() {
+                return Vec::new();
+            }
+            #[derive(serde::Deserialize)]
+            struct NotReady {
+                missing: Vec<String>,
+            }
+            let missing = match json::<NotReady>(response).await {
+                Some(body) => body.missing,
+                None => vec!["does not answer".to_owned()],
+            };
+            missing.into_iter().map(|what| format!("service `{}`: {what}", door.name)).collect()
+        });
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn saga_counts(&self) -> Response {
+        let mut counts = SagaCounts::default();
+        for door in &self.doors {
+            let response = self.ask(door, "/admin/sagas").await;
+            if !response.status().is_success() {
+                return response;
+            }
+            let Some(more) = json::<SagaCounts>(response).await else {
+                return modulith_gateway::http::Problem::new(http::StatusCode::BAD_GATEWAY, "bad-gateway", "Bad gateway")
+                    .into_response();
+            };
+            counts.open += more.open;
+            counts.attention += more.attention;
+        }
+        axum::Json(counts).into_response()
+    }
+}
+
+/// A service's short answer.
+async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Option<T> {
+    let body = axum::body::to_bytes(response.into_body(), 64 * 1024).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}

@@ -1,0 +1,700 @@
+//! Drives sagas: does what a [`Walk`] says, tells it what was heard, records what has to be recorded.
+//!
+//! The engine owns a walk: a client that hangs up changes nothing. Sagas that a crash left unfinished are walked
+//! again when the service starts.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use modulith_core::{
+    AnyBox, BoxFuture, CallFault, ClientKey, Context, Fault, NotRun, NotRunReason, Outcome, PlanModel, SagaCalls,
+    SagaEnd, SagaRefused, SagaState, UndoModel, Unknown, UnknownReason,
+};
+use modulith_data::inbox::{SealEnd, UndoEnd};
+use modulith_data::saga::{Begun, Heard, Next, OpenSaga, Place, RunEnd, SagaId, SagaTable, Stored, Walk, run_steps};
+use modulith_data::{Session, sqlite::Database};
+use modulith_transport::Priority;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::hosted::Hosted;
+use crate::remote::{Peers, jittered};
+use crate::wire::{Ask, Bytes, Envelope, Told};
+
+/// Sagas of one module in flight; more are refused as *not run, overloaded*. Default 4,096.
+pub const SAGAS_IN_FLIGHT_MAX: usize = 4_096;
+/// How long one attempt at a step may take.
+const STEP_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long one attempt at an effect may take, with the way to it.
+const EFFECT_STEP_TIME_MAX: Duration = Duration::from_secs(35);
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+/// Before the pivot a caller waits, so pauses stay short.
+const PAUSE_MAX_BEFORE_PIVOT: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// After so many attempts at one undo, seal or step behind the pivot a saga is marked for attention. It goes on.
+const ATTENTION_AFTER: u32 = 10;
+/// Walks that the sweep runs at once after a start.
+const SWEPT_AT_ONCE: usize = 256;
+
+/// The sagas that one module begins.
+pub(crate) struct Sagas {
+    module: &'static str,
+    table: SagaTable,
+    hosted: Arc<Hosted>,
+    peers: Arc<Peers>,
+    plans: BTreeMap<&'static str, Arc<PlanModel>>,
+    next_seq: AtomicI64,
+    places: Arc<Semaphore>,
+    walks: TaskTracker,
+}
+
+/// A saga's input and the answers known so far. Cheap to clone into the writer's thread.
+#[derive(Clone)]
+struct Facts {
+    input: Arc<AnyBox>,
+    /// Typed and as stored.
+    answers: Vec<Option<Arc<(AnyBox, Vec<u8>)>>>,
+}
+
+/// What is recorded with the first run: the saga's row.
+#[derive(Clone)]
+struct Begin {
+    input: Arc<Vec<u8>>,
+    key: Option<ClientKey>,
+}
+
+type Reply = oneshot::Sender<Result<SagaEnd, CallFault>>;
+
+impl Sagas {
+    pub(crate) fn new(
+        module: &'static str,
+        hosted: Arc<Hosted>,
+        peers: Arc<Peers>,
+        plans: BTreeMap<&'static str, Arc<PlanModel>>,
+        walks: TaskTracker,
+    ) -> Arc<Self> {
+        let identity = hosted.database.identity();
+        Arc::new(Self {
+            module,
+            table: SagaTable::new(module, &identity),
+            hosted,
+            peers,
+            plans,
+            // Every incarnation numbers above all before it, with no row to update for each saga.
+            next_seq: AtomicI64::new(identity.incarnation << 32),
+            places: Arc::new(Semaphore::new(SAGAS_IN_FLIGHT_MAX)),
+            walks,
+        })
+    }
+
+    pub(crate) fn module(&self) -> &'static str {
+        self.module
+    }
+
+    fn database(&self) -> &Database {
+        &self.hosted.database
+    }
+
+    fn place(&self, contract: &str) -> Place {
+        match self.peers.of(contract) {
+            Some(peer) if self.hosted.modules.of(contract).is_none() => Place::Peer(peer),
+            _ => Place::Here,
+        }
+    }
+
+    /// How many sagas have not ended, and how many of these need attention.
+    pub(crate) fn counts(&self) -> Result<(i64, i64), NotRun> {
+        Ok(self.database().read_framework(|db| self.table.counts(db))??)
+    }
+
+    /// Walks every saga again that has not ended, a bounded number at once.
+    pub(crate) async fn sweep(self: &Arc<Self>) -> Result<(), CallFault> {
+        let open = self.database().read_framework(|db| self.table.open(db, i64::MAX))?.map_err(NotRun::from)?;
+        if !open.is_empty() {
+            tracing::info!(module = self.module, sagas = open.len(), "walking unfinished sagas again");
+        }
+        let at_once = Arc::new(Semaphore::new(SWEPT_AT_ONCE));
+        for saga in open {
+            let place = at_once.clone().acquire_owned().await.expect("never closed");
+            self.resume(saga, place).await?;
+        }
+        Ok(())
+    }
+
+    async fn resume(self: &Arc<Self>, saga: OpenSaga, place: OwnedSemaphorePermit) -> Result<(), CallFault> {
+        let known = self.plans.get(&*saga.plan).filter(|plan| {
+            i64::from(plan.version) == saga.version && plan.fingerprint() == saga.fingerprint
+        });
+        let Some(plan) = known.cloned() else {
+            let reason = format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version);
+            tracing::error!(module = self.module, saga = saga.id.seq, "{reason}; the saga is left alone");
+            return self.mark(saga.id, reason).await;
+        };
+        let sagas = self.clone();
+        let id = saga.id;
+        // Counted before it runs, so that a saga which kills the process is seen to do so.
+        self.database().write_reserved(move |session| sagas.table.attempt(session, id)).await?;
+        let input = (plan.decode_input)(&saga.input).map_err(NotRun::from)?;
+        let facts = Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] };
+        let walk = match saga.frontier {
+            Some(frontier) => Walk::backward(plan.clone(), frontier),
+            None => Walk::forward(plan.clone()),
+        };
+        let drive = Drive { sagas: self.clone(), id, plan, facts, walk, begin: None, end: saga.answer, reply: None };
+        self.walks.spawn(async move {
+            drive.run().await;
+            drop(place);
+        });
+        Ok(())
+    }
+
+    async fn mark(self: &Arc<Self>, id: SagaId, reason: String) -> Result<(), CallFault> {
+        let sagas = self.clone();
+        self.database().write_reserved(move |session| sagas.table.attention(session, id, &reason)).await
+    }
+
+    /// Deletes sagas whose retention is over.
+    pub(crate) async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
+        let sagas = self.clone();
+        self.database().write(None, move |session| sagas.table.prune(session)).await.map(drop)
+    }
+
+    async fn start_one(
+        self: Arc<Self>,
+        plan: &'static str,
+        input: AnyBox,
+        key: Option<ClientKey>,
+    ) -> Result<SagaEnd, CallFault> {
+        let deadline = Context::current().deadline_or_default();
+        let plan = self.plans.get(plan).cloned().ok_or_else(|| {
+            NotRun::new(NotRunReason::Incompatible, format!("module `{}` has no plan `{plan}`", self.module))
+        })?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            NotRun::new(NotRunReason::Overloaded, format!("{SAGAS_IN_FLIGHT_MAX} sagas of `{}` are in flight", self.module))
+        })?;
+        let begin = Begin { input: Arc::new((plan.encode_input)(input.as_ref()).map_err(NotRun::from)?), key };
+        let (reply, answer) = oneshot::channel();
+        let drive = Drive {
+            id: SagaId { src: self.database().identity().id, seq: self.next_seq.fetch_add(1, Ordering::Relaxed) },
+            facts: Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] },
+            walk: Walk::forward(plan.clone()),
+            plan,
+            begin: Some(begin),
+            end: None,
+            reply: Some(reply),
+            sagas: self.clone(),
+        };
+        self.walks.spawn(async move {
+            drive.run().await;
+            drop(place);
+        });
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(end)) => end,
+            Ok(Err(_)) => Err(Unknown::new(UnknownReason::CommitLost, "the saga's walk ended without an answer").into()),
+            Err(_) => Err(Unknown::new(UnknownReason::Deadline, "the saga goes on behind the deadline").into()),
+        }
+    }
+}
+
+/// What a module's endpoints hold.
+pub(crate) struct SagaLink(pub(crate) Arc<Sagas>);
+
+impl SagaCalls for SagaLink {
+    fn start(
+        &self,
+        plan: &'static str,
+        input: AnyBox,
+        key: Option<ClientKey>,
+    ) -> BoxFuture<'_, Result<SagaEnd, CallFault>> {
+        Box::pin(self.0.clone().start_one(plan, input, key))
+    }
+
+    fn find(&self, _plan: &'static str, key: ClientKey) -> Result<SagaState<Vec<u8>>, NotRun> {
+        let found = self.0.database().read_framework(|db| self.0.table.find(db, &key))??;
+        Ok(match found {
+            None => SagaState::Unused,
+            Some(Stored::KeyReused) => SagaState::KeyReused,
+            Some(Stored::Running) => SagaState::Running,
+            Some(Stored::Ended(SagaEnd::Done(answer))) => SagaState::Done(answer),
+            Some(Stored::Ended(SagaEnd::Refused(refused))) => SagaState::Refused(refused),
+            Some(Stored::Ended(SagaEnd::Aborted(not_run))) => SagaState::Aborted(not_run),
+        })
+    }
+}
+
+/// One walk while it is driven.
+struct Drive {
+    sagas: Arc<Sagas>,
+    id: SagaId,
+    plan: Arc<PlanModel>,
+    facts: Facts,
+    walk: Walk,
+    /// Still to be recorded.
+    begin: Option<Begin>,
+    /// How the saga ends, as far as it is decided.
+    end: Option<SagaEnd>,
+    reply: Option<Reply>,
+}
+
+/// What a run in the coordinator's own database did, besides its steps.
+enum LocalRun {
+    Ran { end: RunEnd, recorded: Recorded },
+    /// The client's key stands for another saga.
+    Before(Stored),
+}
+
+/// What was recorded in the same transaction as a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recorded {
+    Begun,
+    Turned,
+    Ended,
+}
+
+impl Drive {
+    async fn run(mut self) {
+        let mut marked = false;
+        loop {
+            let sagas = self.sagas.clone();
+            let next = self.walk.next(&|contract| sagas.place(contract));
+            let heard = match self.step(next).await {
+                Step::Heard(heard) => heard,
+                Step::Over => return,
+            };
+            self.walk.heard(&heard);
+            if self.walk.pivot_is_done() {
+                self.answer_done();
+            }
+            let tries = self.walk.tries();
+            if heard == Heard::Nothing {
+                if tries >= ATTENTION_AFTER && !marked {
+                    marked = true;
+                    let reason = format!("step {} has had no certain answer {tries} times", self.walk.frontier());
+                    if let Err(fault) = self.sagas.mark(self.id, reason).await {
+                        tracing::error!(saga = self.id.seq, "cannot mark for attention: {fault}");
+                    }
+                }
+                if self.sagas.database().broken().is_some() {
+                    return;
+                }
+                tokio::time::sleep(self.pause(tries)).await;
+            }
+        }
+    }
+
+    fn pause(&self, tries: u32) -> Duration {
+        let max = if self.reply.is_some() { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
+        jittered(PAUSE_FIRST.saturating_mul(1 << tries.min(10)).min(max))
+    }
+
+    async fn step(&mut self, next: Next) -> Step {
+        // The saga's row comes before any remote step or effect; before a run here, it goes with it.
+        if self.begin.is_some() && !matches!(next, Next::Run { place: Place::Here, .. }) && !self.record_begin().await {
+            return Step::Over;
+        }
+        let heard = match next {
+            Next::Over => return Step::Over,
+            Next::Run { steps, place: Place::Here } => match self.run_here(steps).await {
+                Some(heard) => heard,
+                None => return Step::Over,
+            },
+            Next::Run { steps, place: Place::Peer(peer) } => self.run_there(steps, peer).await,
+            Next::Effect { step, place } => self.effect(step, place).await,
+            Next::Seal { step, place } => self.seal(step, place).await,
+            Next::Turn { frontier } => self.turn(frontier).await,
+            Next::Undo { step, place } => self.undo(step, place).await,
+            Next::End { done } => self.record_end(done).await,
+        };
+        Step::Heard(heard)
+    }
+
+    /// Records the begin alone. False when there is nothing to walk.
+    async fn record_begin(&mut self) -> bool {
+        let Some(begin) = self.begin.clone() else { return true };
+        let (sagas, plan, id) = (self.sagas.clone(), self.plan.clone(), self.id);
+        let work = move |session: &mut dyn Session| {
+            sagas.table.begin(session, id, &plan, &begin.input, begin.key.as_ref())
+        };
+        let begun = self.sagas.database().write(None, work).await;
+        match begun {
+            Ok(Begun::New) => {
+                self.begin = None;
+                true
+            }
+            Ok(Begun::Before(stored)) => {
+                self.reply(stored.into_end().map_err(CallFault::from));
+                false
+            }
+            Err(fault) => {
+                self.reply(Err(fault));
+                false
+            }
+        }
+    }
+
+    /// A run on the coordinator's own database, with everything that can be recorded beside it. `None` when the
+    /// saga was never begun.
+    async fn run_here(&mut self, steps: Range<usize>) -> Option<Heard> {
+        let begin = self.begin.clone();
+        let work = {
+            let (sagas, plan, facts, id) = (self.sagas.clone(), self.plan.clone(), self.facts.clone(), self.id);
+            let steps = steps.clone();
+            move |session: &mut dyn Session| {
+                local_run(session, &sagas, &plan, &facts, id, steps.clone(), begin.as_ref())
+            }
+        };
+        let ran = if self.begin.is_some() {
+            self.sagas.database().write(None, work).await
+        } else {
+            self.sagas.database().write_reserved(work).await
+        };
+        let (end, recorded) = match ran {
+            Ok(LocalRun::Ran { end, recorded }) => (end, recorded),
+            Ok(LocalRun::Before(stored)) => {
+                self.reply(stored.into_end().map_err(CallFault::from));
+                return None;
+            }
+            // Begin and run were one transaction, so certainly nothing of the saga exists.
+            Err(fault @ CallFault::NotRun(_)) if self.begin.is_some() => {
+                self.reply(Err(fault));
+                return None;
+            }
+            Err(fault) => {
+                tracing::warn!(saga = self.id.seq, plan = self.plan.name, "run {steps:?}: {fault}");
+                return Some(Heard::Nothing);
+            }
+        };
+        self.begin = None;
+        let heard = match end {
+            RunEnd::Done(done) => {
+                for (step, done) in steps.clone().zip(done) {
+                    self.facts.answers[step] = Some(Arc::new((done.answer, done.stored)));
+                }
+                Heard::Done(steps)
+            }
+            RunEnd::Refused { step, record } => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            RunEnd::Sealed { step } => {
+                self.end = Some(aborted(&self.plan, step));
+                Heard::Sealed(step)
+            }
+        };
+        match recorded {
+            Recorded::Begun => Some(heard),
+            Recorded::Turned => {
+                self.walk.heard(&heard);
+                self.reply_end();
+                Some(Heard::Turned)
+            }
+            Recorded::Ended => {
+                self.walk.heard(&heard);
+                if self.walk.pivot_is_done() {
+                    self.answer_done();
+                }
+                self.reply_end();
+                Some(Heard::Ended)
+            }
+        }
+    }
+
+    async fn run_there(&mut self, steps: Range<usize>, peer: usize) -> Heard {
+        if steps.len() > 1 {
+            match self.ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary).await {
+                Ok(Told::PlanUnknown) => {}
+                told => return self.told(steps, told),
+            }
+        }
+        // One step; or a peer of another version, which is given one step at a time.
+        let step = steps.start;
+        let model = &self.plan.steps[step];
+        let request = match self.request(step) {
+            Ok(request) => request,
+            Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
+        };
+        let ask = Ask::Step {
+            contract: model.contract.to_owned(),
+            method: model.method.to_owned(),
+            key: self.id.key(step),
+            request,
+        };
+        let told = self.ask(peer, ask, STEP_TIME_MAX, Priority::Ordinary).await;
+        self.told(step..step + 1, told)
+    }
+
+    fn run_ask(&self, steps: &Range<usize>) -> Ask {
+        let answers = self.facts.answers[..steps.start].iter();
+        Ask::Run {
+            plan: self.plan.name.to_owned(),
+            version: self.plan.version,
+            fingerprint: self.plan.fingerprint(),
+            id: self.id,
+            first: steps.start,
+            last: steps.end,
+            input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref()).unwrap_or_default(),
+            answers: answers.map(|answer| answer.as_ref().map(|answer| Bytes(answer.1.clone()))).collect(),
+        }
+    }
+
+    fn request(&self, step: usize) -> Result<Vec<u8>, Fault> {
+        let model = &self.plan.steps[step];
+        let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
+        (model.codec.encode_request)(request.as_ref())
+    }
+
+    async fn effect(&mut self, step: usize, place: Place) -> Heard {
+        let model = &self.plan.steps[step];
+        let request = match self.request(step) {
+            Ok(request) => request,
+            Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
+        };
+        let ask = Ask::Effect {
+            contract: model.contract.to_owned(),
+            method: model.method.to_owned(),
+            key: self.id.key(step),
+            request,
+        };
+        let told = self.ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary).await;
+        self.told(step..step + 1, told)
+    }
+
+    fn told(&mut self, steps: Range<usize>, told: Result<Told, CallFault>) -> Heard {
+        let step = steps.start;
+        match told {
+            Ok(Told::Outcome(Outcome::Done(stored))) => self.keep(steps, vec![stored]),
+            Ok(Told::Outcome(Outcome::Refused(record))) => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            Ok(Told::Steps(answers)) if answers.len() == steps.len() => {
+                self.keep(steps, answers.into_iter().map(|bytes| bytes.0).collect())
+            }
+            Ok(Told::Refused { step, record }) if steps.contains(&step) => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            Ok(Told::Sealed { step }) if steps.contains(&step) => {
+                self.end = Some(aborted(&self.plan, step));
+                Heard::Sealed(step)
+            }
+            Ok(_) => self.nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
+            Err(fault) => self.nothing(step, &fault),
+        }
+    }
+
+    fn keep(&mut self, steps: Range<usize>, answers: Vec<Vec<u8>>) -> Heard {
+        for (step, stored) in steps.clone().zip(answers) {
+            match (self.plan.steps[step].codec.decode_answer)(&stored) {
+                Ok(answer) => self.facts.answers[step] = Some(Arc::new((answer, stored))),
+                Err(fault) => {
+                    return self.nothing(step, &Unknown::new(UnknownReason::Unreadable, fault.message).into());
+                }
+            }
+        }
+        Heard::Done(steps)
+    }
+
+    fn nothing(&self, step: usize, fault: &CallFault) -> Heard {
+        let step = self.plan.steps[step].name;
+        tracing::warn!(saga = self.id.seq, plan = self.plan.name, step, "no certain answer: {fault}");
+        Heard::Nothing
+    }
+
+    async fn seal(&mut self, step: usize, place: Place) -> Heard {
+        let ask = Ask::Seal { contract: self.plan.steps[step].contract.to_owned(), key: self.id.key(step) };
+        match self.ask_at(place, ask, STEP_TIME_MAX, Priority::Reserved).await {
+            Ok(Told::Seal(SealEnd::Sealed)) => {
+                self.end = Some(aborted(&self.plan, step));
+                Heard::Sealed(step)
+            }
+            Ok(Told::Seal(SealEnd::Refused(record))) => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            Ok(Told::Seal(SealEnd::Done)) => Heard::SealFoundDone,
+            Ok(Told::Seal(SealEnd::Started)) => Heard::SealFoundStarted,
+            Ok(_) => Heard::Nothing,
+            Err(fault) => self.nothing(step, &fault),
+        }
+    }
+
+    async fn turn(&mut self, frontier: usize) -> Heard {
+        let end = self.end.clone().unwrap_or_else(|| aborted(&self.plan, frontier));
+        let (sagas, id, recorded) = (self.sagas.clone(), self.id, end.clone());
+        let work = move |session: &mut dyn Session| sagas.table.turn(session, id, frontier, &recorded);
+        match self.sagas.database().write_reserved(work).await {
+            Ok(()) => {
+                self.end = Some(end);
+                self.reply_end();
+                Heard::Turned
+            }
+            Err(fault) => self.nothing(frontier, &fault),
+        }
+    }
+
+    async fn undo(&mut self, step: usize, place: Place) -> Heard {
+        let (contract, method, by_key) = match self.plan.steps[step].undo {
+            UndoModel::ByAnswer { contract, method } => (contract, method, false),
+            UndoModel::ByKey { contract, method } => (contract, method, true),
+            UndoModel::None | UndoModel::Forgotten => return Heard::Undone,
+        };
+        let ask = Ask::Undo { contract: contract.to_owned(), method: method.to_owned(), key: self.id.key(step), by_key };
+        let time = if by_key { EFFECT_STEP_TIME_MAX } else { STEP_TIME_MAX };
+        match self.ask_at(place, ask, time, Priority::Reserved).await {
+            Ok(Told::Undo(UndoEnd::Undone | UndoEnd::NothingDone)) => Heard::Undone,
+            Ok(_) => Heard::Nothing,
+            Err(fault) => self.nothing(step, &fault),
+        }
+    }
+
+    async fn record_end(&mut self, done: bool) -> Heard {
+        let end = match (&self.end, done) {
+            (_, true) => match self.done_end() {
+                Some(end) => end,
+                None => return Heard::Nothing,
+            },
+            (Some(end), false) => end.clone(),
+            (None, false) => aborted(&self.plan, self.walk.frontier().min(self.plan.steps.len() - 1)),
+        };
+        let (sagas, id) = (self.sagas.clone(), self.id);
+        match self.sagas.database().write_reserved(move |session| sagas.table.end(session, id, &end)).await {
+            Ok(()) => Heard::Ended,
+            Err(fault) => self.nothing(self.plan.pivot, &fault),
+        }
+    }
+
+    async fn ask_at(&self, place: Place, ask: Ask, time: Duration, priority: Priority) -> Result<Told, CallFault> {
+        match place {
+            Place::Peer(peer) => self.ask(peer, ask, time, priority).await,
+            Place::Here => {
+                let context = Context::background(self.request_id());
+                match self.sagas.hosted.clone().answer(ask, context).await {
+                    Told::NotRun(not_run) => Err(not_run.into()),
+                    Told::Unknown(unknown) => Err(unknown.into()),
+                    told => Ok(told),
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, peer: usize, ask: Ask, time: Duration, priority: Priority) -> Result<Told, CallFault> {
+        let envelope = Envelope { ask, principal: None, request_id: self.request_id() };
+        self.sagas.peers.ask(peer, &envelope, Instant::now() + time, priority).await
+    }
+
+    fn request_id(&self) -> String {
+        format!("saga-{}-{:x}", self.sagas.module, self.id.seq)
+    }
+
+    fn refused(&self, step: usize, record: modulith_core::RefusalRecord) -> SagaEnd {
+        SagaEnd::Refused(SagaRefused { step: self.plan.steps[step].name.to_owned(), refusal: record })
+    }
+
+    fn done_end(&self) -> Option<SagaEnd> {
+        let answer = self.facts.answers[self.plan.answer].as_ref()?;
+        Some(SagaEnd::Done(answer.1.clone()))
+    }
+
+    fn answer_done(&mut self) {
+        if self.reply.is_some()
+            && let Some(end) = self.done_end()
+        {
+            self.reply(Ok(end));
+        }
+    }
+
+    fn reply_end(&mut self) {
+        if let Some(end) = self.end.clone() {
+            self.reply(Ok(end));
+        }
+    }
+
+    fn reply(&mut self, end: Result<SagaEnd, CallFault>) {
+        if let Some(reply) = self.reply.take() {
+            // A client that hung up changes nothing.
+            let _ = reply.send(end);
+        }
+    }
+}
+
+/// Whether a walk goes on.
+enum Step {
+    Heard(Heard),
+    Over,
+}
+
+fn known(facts: &Facts, step: usize) -> Option<&(dyn Any + Send + Sync)> {
+    facts.answers.get(step).and_then(Option::as_ref).map(|answer| answer.0.as_ref())
+}
+
+fn aborted(plan: &PlanModel, step: usize) -> SagaEnd {
+    let detail = format!("step `{}` of `{}` could not be reached and was sealed", plan.steps[step].name, plan.name);
+    SagaEnd::Aborted(NotRun::new(NotRunReason::Aborted, detail))
+}
+
+/// The body of a run on the coordinator's own database: begin, steps, and whatever follows from them, in one
+/// transaction. In a monolith this is a whole saga.
+fn local_run(
+    session: &mut dyn Session,
+    sagas: &Sagas,
+    plan: &PlanModel,
+    facts: &Facts,
+    id: SagaId,
+    steps: Range<usize>,
+    begin: Option<&Begin>,
+) -> Result<LocalRun, Fault> {
+    let table = &sagas.table;
+    let input = facts.input.as_ref().as_ref();
+    let record = |session: &mut dyn Session| match begin {
+        Some(begin) => table.begin(session, id, plan, &begin.input, begin.key.as_ref()),
+        None => Ok(Begun::New),
+    };
+    if let Begun::Before(stored) = record(session)? {
+        return Ok(LocalRun::Before(stored));
+    }
+    let earlier = |step: usize| known(facts, step);
+    let end = run_steps(session, &sagas.hosted.modules, plan, id, steps.clone(), input, &earlier, begin.is_some())?;
+    let recorded = match &end {
+        RunEnd::Done(done) => {
+            let answer = match plan.answer.checked_sub(steps.start) {
+                Some(here) => done.get(here).map(|step| step.stored.clone()),
+                None => facts.answers[plan.answer].as_ref().map(|answer| answer.1.clone()),
+            };
+            match answer.map(SagaEnd::Done) {
+                Some(end) if steps.end == plan.steps.len() => {
+                    table.end(session, id, &end)?;
+                    Recorded::Ended
+                }
+                Some(end) if steps.contains(&plan.pivot) => {
+                    table.answer(session, id, &end)?;
+                    Recorded::Begun
+                }
+                _ => Recorded::Begun,
+            }
+        }
+        RunEnd::Refused { step, .. } | RunEnd::Sealed { step } => {
+            let end = match &end {
+                RunEnd::Refused { step, record } => {
+                    let step = plan.steps[*step].name.to_owned();
+                    SagaEnd::Refused(SagaRefused { step, refusal: record.clone() })
+                }
+                _ => aborted(plan, *step),
+            };
+            if begin.is_some() {
+                // The rollback took the begin with it, and there is nothing before this run to undo.
+                record(session)?;
+                table.end(session, id, &end)?;
+                Recorded::Ended
+            } else {
+                table.turn(session, id, *step, &end)?;
+                Recorded::Turned
+            }
+        }
+    };
+    Ok(LocalRun::Ran { end, recorded })
+}

@@ -1,0 +1,282 @@
+//! One connection of the calling side: calls go out, answers find their callers.
+//!
+//! Owns the waiting callers, the outgoing bytes, and the knowledge of which bytes were handed to the socket,
+//! which is what separates *not run* from *unknown*. It refuses new calls once the other side drains.
+//!
+//! A lone caller writes its frame itself, at once, which saves a task switch. When one read has completed several
+//! callers, they are about to call again: then they only append, and the connection's task, which goes behind
+//! them in the run queue, writes all their frames together.
+
+use std::{io, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    CallFault, ConnectionError, HelloInfo, Limits, NotRun, Priority, Unknown,
+    frame::{self, Kind},
+    outgoing::Outgoing,
+    stream::WriteHalf,
+};
+
+pub(crate) type Outcome = Result<Bytes, CallFault>;
+
+pub(crate) struct Connection {
+    pub(crate) other: Arc<HelloInfo>,
+    /// Fires when no new call is taken any more: it drains, or it has ended.
+    pub(crate) retired: CancellationToken,
+    pub(crate) write: WriteHalf,
+    pub(crate) task: AtomicWaker,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) slots: Vec<Slot>,
+    free: Vec<u32>,
+    pub(crate) out: Outgoing,
+    /// Several callers were woken together; the connection's task writes for them.
+    pub(crate) burst: bool,
+    /// The other side drains, for this reason.
+    pub(crate) draining: Option<String>,
+    /// Why the connection ended; nothing is sent or completed after that.
+    ended: Option<String>,
+    /// A caller's own write failed, or the peer was dropped; the connection's task ends it.
+    pub(crate) failed: Option<ConnectionError>,
+}
+
+#[derive(Default)]
+pub(crate) struct Slot {
+    generation: u32,
+    waiting: Option<Waiting>,
+}
+
+pub(crate) struct Waiting {
+    /// Where in the stream of all outgoing bytes the frame begins.
+    frame_from: u64,
+    pub(crate) answer: oneshot::Sender<Outcome>,
+}
+
+/// A call that was accepted for sending. Dropping it tells the other side that nobody waits any more.
+pub(crate) struct Submitted<'a> {
+    connection: &'a Connection,
+    id: u64,
+    answer: oneshot::Receiver<Outcome>,
+}
+
+/// Why a call was not accepted for sending; none of its bytes were taken.
+pub(crate) enum NotTaken {
+    /// The other side drains; another connection is about to be made.
+    Draining,
+    Ended(String),
+    Full,
+}
+
+impl State {
+    pub(crate) fn take(&mut self, id: u64) -> Option<Waiting> {
+        let index = id as u32;
+        let slot = self.slots.get_mut(index as usize)?;
+        // An answer to an earlier user of the slot, which gave up, is of no use to the present one.
+        if slot.generation != (id >> 32) as u32 {
+            return None;
+        }
+        let waiting = slot.waiting.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+        Some(waiting)
+    }
+
+    pub(crate) fn nobody_waits(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(other: Arc<HelloInfo>, write: WriteHalf, limits: Arc<Limits>) -> Arc<Self> {
+        Arc::new(Self {
+            other,
+            retired: CancellationToken::new(),
+            task: AtomicWaker::new(),
+            limits,
+            write,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Takes a call for sending, and usually sends it.
+    pub(crate) fn submit(
+        &self,
+        deadline: Instant,
+        priority: Priority,
+        payload: &[u8],
+    ) -> Result<Submitted<'_>, NotTaken> {
+        let remaining = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX).max(1);
+        let mut state = self.state.lock();
+        if let Some(text) = &state.ended {
+            return Err(NotTaken::Ended(text.clone()));
+        }
+        if state.draining.is_some() {
+            return Err(NotTaken::Draining);
+        }
+        let waiting = state.out.waiting();
+        if waiting > 0 && waiting + frame::call_bytes(payload.len()) > self.limits.write_buffer_bytes_max {
+            return Err(NotTaken::Full);
+        }
+        let (sender, answer) = oneshot::channel();
+        let frame_from = state.out.end();
+        let index = state.free.pop().unwrap_or_else(|| {
+            state.slots.push(Slot::default());
+            // The calls in flight, and so the slots, are bounded far below 2^32.
+            (state.slots.len() - 1) as u32
+        });
+        let slot = &mut state.slots[index as usize];
+        slot.waiting = Some(Waiting {
+            frame_from,
+            answer: sender,
+        });
+        let id = u64::from(slot.generation) << 32 | u64::from(index);
+        frame::put_call(&mut state.out.pending, id, priority, remaining_ms, payload);
+        if !state.burst {
+            self.flush(state);
+        }
+        Ok(Submitted {
+            connection: self,
+            id,
+            answer,
+        })
+    }
+
+    /// Writes what waits, until it is gone or the socket takes no more. If somebody else is writing, he will
+    /// find these bytes too.
+    pub(crate) fn flush(&self, mut state: MutexGuard<'_, State>) {
+        if state.out.writing || state.out.blocked {
+            return;
+        }
+        while state.ended.is_none() && state.failed.is_none() {
+            let out = &mut state.out;
+            if out.waiting() == 0 {
+                return;
+            }
+            if out.written == out.pending_from {
+                out.advance();
+            }
+            // Others must be able to append during the system call, so it runs outside the lock.
+            let front = std::mem::take(&mut out.front);
+            let from = front.len() - (out.pending_from - out.written) as usize;
+            out.writing = true;
+            let written = MutexGuard::unlocked(&mut state, || self.write.try_write(&front[from..]));
+            let out = &mut state.out;
+            out.writing = false;
+            out.front = front;
+            match written {
+                Ok(0) => state.failed = Some(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(written) => out.written += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    out.blocked = true;
+                    self.task.wake();
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => state.failed = Some(error.into()),
+            }
+        }
+        self.task.wake();
+    }
+
+    /// Ends the connection from this side; calls that wait become unknown.
+    pub(crate) fn close(&self) {
+        self.state
+            .lock()
+            .failed
+            .get_or_insert(ConnectionError::ClosedHere);
+        self.task.wake();
+    }
+
+    /// What to tell those who ask why there is no connection, and whether the other side announced it.
+    pub(crate) fn retirement(&self) -> (String, bool) {
+        let state = self.state.lock();
+        match (&state.ended, &state.draining) {
+            (Some(text), _) => (text.clone(), false),
+            (None, Some(text)) => (text.clone(), true),
+            (None, None) => (String::new(), false),
+        }
+    }
+
+    pub(crate) fn end(&self, error: &ConnectionError) {
+        let mut state = self.state.lock();
+        if state.ended.is_some() {
+            return;
+        }
+        let text = match (&state.draining, error) {
+            // Its own last words say more than the end of the stream.
+            (Some(text), ConnectionError::Closed | ConnectionError::Io(_)) => {
+                ConnectionError::ClosedByPeer(text.clone()).to_string()
+            }
+            _ => error.to_string(),
+        };
+        state.ended = Some(text.clone());
+        let handed = state.out.handed();
+        let slots = std::mem::take(&mut state.slots);
+        state.free = Vec::new();
+        if !state.out.writing {
+            state.out = Outgoing::default();
+        }
+        drop(state);
+        for waiting in slots.into_iter().filter_map(|slot| slot.waiting) {
+            let fault = if waiting.frame_from < handed {
+                CallFault::Unknown(Unknown::ConnectionLost)
+            } else {
+                CallFault::NotRun(NotRun::Unreachable(text.clone()))
+            };
+            // A receiver that is gone has given up.
+            let _ = waiting.answer.send(Err(fault));
+        }
+        self.retired.cancel();
+    }
+}
+
+impl Submitted<'_> {
+    /// The answer, or what is known at the deadline.
+    pub(crate) async fn outcome(mut self, deadline: Instant) -> Outcome {
+        match tokio::time::timeout_at(deadline.into(), &mut self.answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Unknown::ConnectionLost.into()),
+            Err(_) => match self.give_up() {
+                Some(true) => Err(NotRun::Deadline.into()),
+                Some(false) => Err(Unknown::Deadline.into()),
+                // It was completed between the deadline and the lock.
+                None => self.answer.try_recv().unwrap_or(Err(Unknown::Deadline.into())),
+            },
+        }
+    }
+
+    /// Stops waiting: `Some(true)` if the call was withdrawn before it was sent, `None` if it is already over.
+    fn give_up(&self) -> Option<bool> {
+        let mut state = self.connection.state.lock();
+        let waiting = state.take(self.id)?;
+        let withdrawn = state.out.withdraw(waiting.frame_from);
+        if !withdrawn {
+            frame::put(&mut state.out.pending, Kind::Cancel, self.id, &[]);
+        }
+        if state.draining.is_some() {
+            // It may have been the last that the connection was kept for.
+            self.connection.task.wake();
+        }
+        self.connection.flush(state);
+        Some(withdrawn)
+    }
+}
+
+impl Drop for Submitted<'_> {
+    fn drop(&mut self) {
+        // A call that was answered has no slot any more, and costs a look at this flag only.
+        if !self.answer.is_terminated() {
+            self.give_up();
+        }
+    }
+}

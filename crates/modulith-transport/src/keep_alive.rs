@@ -1,0 +1,69 @@
+//! Tells a silent connection from a dead one.
+//!
+//! One timer a connection, armed again only when it fires: hearing something costs a clock reading and nothing
+//! more. A process that was stopped for a while must not declare its peers dead on waking, so death needs a
+//! ping that was sent and not answered, and the owner reads its socket before it asks here.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::Limits;
+
+pub(crate) enum Beat {
+    Ping,
+    Dead,
+}
+
+pub(crate) struct KeepAlive {
+    interval: Duration,
+    /// How long a ping may stay unanswered.
+    patience: Duration,
+    heard: Instant,
+    pinged: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl KeepAlive {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            interval: limits.keep_alive_interval,
+            patience: limits.dead_after.saturating_sub(limits.keep_alive_interval),
+            heard: now,
+            pinged: None,
+            timer: Box::pin(sleep_until(now + limits.keep_alive_interval)),
+        }
+    }
+
+    /// The other side gave a sign of life.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        self.pinged = None;
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Beat> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let (next, beat) = match self.pinged {
+                None if now < self.heard + self.interval => (self.heard + self.interval, None),
+                None => {
+                    self.pinged = Some(now);
+                    (now + self.patience, Some(Beat::Ping))
+                }
+                Some(pinged) if now < pinged + self.patience => (pinged + self.patience, None),
+                Some(_) => (now + self.interval, Some(Beat::Dead)),
+            };
+            self.timer.as_mut().reset(next);
+            if let Some(beat) = beat {
+                return Poll::Ready(beat);
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,64 @@
+//! Calls between two processes: opaque bytes go out, opaque bytes come back, and the caller learns for
+//! certain whether a failed call may have run.
+//!
+//! One multiplexed connection a peer carries any number of calls, over TCP or a Unix socket. This crate
+//! knows no contracts, no modules and no retries: a payload is [`bytes::Bytes`], and what may be repeated is
+//! decided above, from [`CallFault`].
+//!
+//! - [`Peer`] is the calling side: it connects on first use, reconnects with back-off, and spreads calls over
+//!   the replicas it was given.
+//! - [`serve`] and [`serve_connection`] are the called side: they hand each call to a [`Handler`].
+//! - [`Hello`] is what both sides say about themselves before the first call; an [`Admit`] function on each
+//!   side may refuse the other by name.
+//! - [`Limits`] has every number, with its default.
+//!
+//! What is deliberately absent: encryption (a token proves who is calling, the bytes stay readable on the
+//! network), streaming of one answer in parts, calls from the called side back to the caller, and automatic
+//! repeats, because only the layer that knows what is idempotent may repeat.
+//!
+//! ```no_run
+//! use std::{sync::Arc, time::{Duration, Instant}};
+//! use bytes::Bytes;
+//! use modulith_transport::{Hello, Limits, Peer, Priority, Secret};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let hello = Hello {
+//!     service: "orders".into(),
+//!     incarnation: [7; 16],
+//!     token: Secret::new("a long random text"),
+//!     about: Bytes::new(),
+//! };
+//! let peer = Peer::new(vec!["unix:/run/store/products.sock".parse()?], hello, Arc::new(|_| Ok(())), Limits::default());
+//! let deadline = Instant::now() + Duration::from_secs(2);
+//! let answer = peer.call(deadline, Priority::Ordinary, Bytes::from_static(b"hold")).await?;
+//! # let _ = answer; Ok(())
+//! # }
+//! ```
+
+mod address;
+mod client;
+mod fault;
+mod frame;
+mod handshake;
+mod hello;
+mod keep_alive;
+mod limits;
+mod listener;
+mod outgoing;
+mod peer;
+mod random;
+mod reader;
+mod replica;
+mod serve;
+mod serving;
+mod stream;
+
+pub use address::{Address, AddressError};
+pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
+pub use frame::{MAGIC, PROTOCOL_VERSION, Priority};
+pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, PeerInfo, Secret};
+pub use limits::Limits;
+pub use listener::{Listener, Protocol, sniff, sniff_within};
+pub use peer::Peer;
+pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};
+pub use stream::Stream;

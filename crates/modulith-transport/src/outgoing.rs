@@ -1,0 +1,75 @@
+//! The bytes that wait to be written to a calling connection.
+//!
+//! Owns the account of which bytes may have been handed to the socket; *not run* is decided from it. It writes
+//! nothing itself.
+
+use crate::frame::{self, Kind};
+
+/// The outgoing bytes: `front` is being written, `pending` is what comes after it.
+///
+/// Places are counted in the stream of all bytes that this connection ever sends.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    pub(crate) front: Vec<u8>,
+    pub(crate) pending: Vec<u8>,
+    /// Where `pending` begins, and `front` ends.
+    pub(crate) pending_from: u64,
+    /// Up to where the socket has taken the bytes.
+    pub(crate) written: u64,
+    /// Somebody is writing `front`, which is therefore not here.
+    pub(crate) writing: bool,
+    /// The socket took no more; the connection's task waits for it.
+    pub(crate) blocked: bool,
+}
+
+impl Outgoing {
+    /// Bytes before this place may have been handed to the socket; bytes from it on were certainly not.
+    pub(crate) fn handed(&self) -> u64 {
+        if self.writing {
+            self.pending_from
+        } else {
+            self.written
+        }
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.pending_from + self.pending.len() as u64
+    }
+
+    /// Bytes that the socket has not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        (self.end() - self.written) as usize
+    }
+
+    /// Makes the pending bytes the front, once the front is written.
+    pub(crate) fn advance(&mut self) {
+        self.front.clear();
+        self.front.shrink_to(frame::KEPT_MAX);
+        std::mem::swap(&mut self.front, &mut self.pending);
+        self.pending_from += self.front.len() as u64;
+    }
+
+    /// Turns a frame of which nothing was handed over into one that the other side ignores. Taking it out
+    /// would move the frames behind it.
+    pub(crate) fn withdraw(&mut self, frame_from: u64) -> bool {
+        if frame_from < self.handed() {
+            return false;
+        }
+        let kind = if let Some(at) = frame_from.checked_sub(self.pending_from) {
+            self.pending.get_mut(at as usize + frame::KIND_AT)
+        } else {
+            let from_end = (self.pending_from - frame_from) as usize;
+            self.front
+                .len()
+                .checked_sub(from_end)
+                .and_then(|at| self.front.get_mut(at + frame::KIND_AT))
+        };
+        match kind {
+            Some(kind) => {
+                *kind = Kind::Void as u8;
+                true
+            }
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The called side, as applications see it.
+//!
+//! Owns the interface of a handler and the accept loop. One task a connection runs everything; `serving.rs` has it.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Admit, ConnectionError, Hello, Limits, Listener, PeerInfo, Priority, Protocol, Rejection, Stream,
+    handshake, serving::Serving, sniff_within,
+};
+
+/// One call, as it arrives.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    pub peer: Arc<PeerInfo>,
+    /// When the caller stops waiting, by this process's clock; the time on the network is not subtracted.
+    pub deadline: Instant,
+    pub priority: Priority,
+    pub payload: Bytes,
+}
+
+/// What a handler makes of a call.
+pub enum Handled {
+    /// Done within the call of `handle_now`: no allocation, no task switch.
+    Now(Result<Bytes, Rejection>),
+    /// To be waited for. The connection's own task polls it, together with its other calls, so it must not
+    /// block. It is dropped when the caller gives up or the connection ends.
+    Later(BoxFuture<'static, Result<Bytes, Rejection>>),
+}
+
+/// Runs calls.
+///
+/// A [`Rejection`] promises that the call did not run; what went wrong in a call that ran belongs into the
+/// answer's bytes. A panic is caught and reaches the caller as [`crate::Unknown::NoAnswer`].
+pub trait Handler: Send + Sync + 'static {
+    /// Runs on the connection's task: while it runs, no other call of this connection moves. What takes longer
+    /// than some ten microseconds belongs into [`Handled::Later`], and onto a thread of its own if it blocks.
+    fn handle_now(&self, call: Incoming) -> Handled;
+}
+
+impl<F> Handler for F
+where
+    F: Fn(Incoming) -> Handled + Send + Sync + 'static,
+{
+    fn handle_now(&self, call: Incoming) -> Handled {
+        self(call)
+    }
+}
+
+/// Serves one connection, from its preface to its end.
+///
+/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those that
+/// run are finished for up to [`Limits::drain_max`], and the connection ends when the caller, having all its answers,
+/// closes it. So no call is lost. Dropping this future ends the connection at once and drops its calls.
+///
+/// # Errors
+///
+/// Why the connection ended, unless the other side closed it between frames, which is the usual end.
+pub async fn serve_connection(
+    mut stream: Stream,
+    hello: Hello,
+    admit: Admit,
+    limits: Limits,
+    handler: Arc<dyn Handler>,
+    shutdown: CancellationToken,
+) -> Result<(), ConnectionError> {
+    let opened = handshake::serve(&mut stream, &hello, &admit, &limits, || shutdown.is_cancelled()).await?;
+    Serving::new(stream, opened, limits, handler).run(shutdown).await
+}
+
+/// What [`serve`] does with a connection that speaks HTTP: the future that serves it.
+pub type HttpTask = Arc<dyn Fn(Stream) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Accepts connections and serves each on a task of its own, until `shutdown` fires; then stops listening and returns
+/// when the last of them has ended.
+///
+/// At most [`Limits::connections_max`] are open, of both protocols together. Without `http`, a connection that does not
+/// speak frames is closed. Dropping this future leaves the connections' tasks running.
+pub async fn serve(
+    listener: Listener,
+    hello: Hello,
+    admit: Admit,
+    limits: Limits,
+    handler: Arc<dyn Handler>,
+    http: Option<HttpTask>,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let accept_all = async {
+        // The semaphore is never closed, so the loop ends only by the shutdown around it.
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // Most often too many open files: accepting again at once would spin until one is closed.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let (hello, admit, limits) = (hello.clone(), Arc::clone(&admit), limits.clone());
+            let (handler, http, shutdown) = (Arc::clone(&handler), http.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                match (sniff_within(&stream, limits.handshake_max).await, http) {
+                    (Ok(Protocol::Frames), _) => {
+                        let served = serve_connection(stream, hello, admit, limits, handler, shutdown).await;
+                        if let Err(error) = served {
+                            tracing::warn!(%error, "connection ended");
+                        }
+                    }
+                    (Ok(Protocol::Http), Some(http)) => http(stream).await,
+                    (Ok(Protocol::Http), None) => tracing::debug!("closed a connection that speaks HTTP"),
+                    (Err(error), _) => tracing::debug!(%error, "closed a connection that says nothing"),
+                }
+            });
+        }
+    };
+    shutdown.run_until_cancelled(accept_all).await;
+    drop(listener);
+    let all = u32::try_from(limits.connections_max).unwrap_or(u32::MAX);
+    // Every place is back when every connection's task has ended.
+    let _ = places.acquire_many(all).await;
+}

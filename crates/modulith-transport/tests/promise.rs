@@ -1,0 +1,138 @@
+//! *Not run* is a promise. Callers give up, run into deadlines and fill the buffers while the server is killed and
+//! restarted; afterwards no call that was said not to have run may be among those that the servers saw.
+
+mod support;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use modulith_transport::{CallFault, Handled, Incoming, Limits, Priority, Rejection};
+use support::*;
+use tokio::task::JoinSet;
+
+#[derive(Default)]
+struct Counts {
+    answered: usize,
+    not_run: Vec<u64>,
+    unknown: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn not_run_is_never_said_of_a_call_that_ran() {
+    const CALLERS: u64 = 48;
+    const CALLS: u64 = 150;
+    let folder = tempfile::tempdir().expect("a folder");
+    for address in [unix(&folder), tcp()] {
+        let ran = Arc::new(Mutex::new(HashSet::new()));
+        let seen = Arc::clone(&ran);
+        let handler = move |call: Incoming| {
+            let id = u64::from_le_bytes(call.payload[..8].try_into().expect("eight bytes"));
+            if id % 11 == 0 {
+                return Handled::Now(Err(Rejection::new("eleven")));
+            }
+            assert!(seen.lock().expect("no panic").insert(id), "call {id} ran twice");
+            if id % 3 == 0 {
+                return Handled::Now(Ok(call.payload));
+            }
+            Handled::Later(Box::pin(async move {
+                for _ in 0..id % 50 {
+                    tokio::task::yield_now().await;
+                }
+                Ok(call.payload)
+            }))
+        };
+        let handler = Arc::new(handler);
+        // Small enough that callers meet it.
+        let limits = Limits {
+            write_buffer_bytes_max: 1 << 20,
+            in_flight_max: 40,
+            ..Limits::default()
+        };
+        let mut served = Served::start(&address, limits.clone(), handler.clone()).await;
+        let peer = peer_with(&served.address, limits.clone());
+        let mut callers = JoinSet::new();
+        for caller in 0..CALLERS {
+            let peer = peer.clone();
+            callers.spawn(async move {
+                let mut counts = Counts::default();
+                for call in 0..CALLS {
+                    let id = caller * CALLS + call;
+                    let mut payload = id.to_le_bytes().to_vec();
+                    payload.resize(
+                        8 + (id * id % 977) as usize * if id % 5 == 0 { 200 } else { 1 },
+                        7,
+                    );
+                    let payload = Bytes::from(payload);
+                    let deadline = match id % 4 {
+                        0 => Instant::now() + Duration::from_micros(id % 3000),
+                        _ => soon(),
+                    };
+                    let outcome = if id % 7 == 0 {
+                        // Left alone after a moment; what became of it is nobody's business.
+                        let call = peer.call(deadline, Priority::Ordinary, payload.clone());
+                        match tokio::time::timeout(Duration::from_micros(id % 500), call).await {
+                            Ok(outcome) => outcome,
+                            Err(_) => continue,
+                        }
+                    } else {
+                        peer.call(deadline, Priority::Ordinary, payload.clone()).await
+                    };
+                    match outcome {
+                        Ok(answer) => {
+                            assert_eq!(answer, payload);
+                            counts.answered += 1;
+                        }
+                        Err(CallFault::Unknown(_)) => counts.unknown += 1,
+                        Err(CallFault::NotRun(why)) => {
+                            assert!(
+                                !ran.lock().expect("no panic").contains(&id),
+                                "call {id} ran: {why}"
+                            );
+                            counts.not_run.push(id);
+                            // Not to use up all calls while nobody is there.
+                            let _ = peer.connected(soon()).await;
+                        }
+                    }
+                }
+                counts
+            });
+        }
+        let address = served.address.clone();
+        for kill in 1..=5 {
+            let enough = kill * (CALLERS * CALLS) as usize / 12;
+            while ran.lock().expect("no panic").len() < enough && !callers.is_empty() {
+                tokio::task::yield_now().await;
+                if let Some(ended) = callers.try_join_next() {
+                    ended.expect("a promise kept");
+                }
+            }
+            served.kill().await;
+            served = Served::start(&address, limits.clone(), handler.clone()).await;
+        }
+        let mut total = Counts::default();
+        while let Some(caller) = in_time(callers.join_next()).await {
+            let counts = caller.expect("a promise kept");
+            total.answered += counts.answered;
+            total.not_run.extend(counts.not_run);
+            total.unknown += counts.unknown;
+        }
+        let ran = ran.lock().expect("no panic").clone();
+        for id in &total.not_run {
+            assert!(!ran.contains(id), "call {id} ran");
+        }
+        // All three ends were met, else this has shown nothing.
+        assert!(total.answered > 0 && !total.not_run.is_empty() && total.unknown > 0);
+        assert_eq!(peer.in_flight(), 0);
+        println!(
+            "{} answered, {} not run, {} unknown",
+            total.answered,
+            total.not_run.len(),
+            total.unknown
+        );
+        served.kill().await;
+    }
+}

@@ -1,0 +1,9 @@
+use modulith::Column;
+
+#[derive(Column)]
+pub enum OrderState {
+    Placed,
+    Paid(i64),
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use modulith::Column;
+
+#[derive(Column)]
+pub struct Id<T>(T);
+
+fn main() {}

@@ -1,0 +1,6 @@
+use modulith::Column;
+
+#[derive(Column)]
+pub struct OrderId;
+
+fn main() {}

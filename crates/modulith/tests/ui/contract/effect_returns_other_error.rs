@@ -1,0 +1,9 @@
+use modulith::{Context, Never, contract};
+
+#[contract(name = "products", version = 1)]
+pub trait Products {
+    #[effect]
+    async fn charge(&self, cx: &Context) -> Result<(), Never>;
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use modulith::{Answer, Never, Tx, contract};
+
+#[contract(name = "stock_products", version = 1)]
+pub trait Products {
+    #[command]
+    fn hold(&self, tx: &mut Tx<'_>) -> Answer<(), Never>;
+}
+
+fn main() {}

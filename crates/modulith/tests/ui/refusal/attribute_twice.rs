@@ -1,0 +1,12 @@
+use modulith::Refusal;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Refusal)]
+pub enum HoldRefused {
+    #[refused(404)]
+    #[refused("sold out")]
+    SoldOut,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use modulith::Refusal;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Refusal)]
+pub enum HoldRefused {
+    #[refused("sold out :}")]
+    SoldOut,
+}
+
+fn main() {}

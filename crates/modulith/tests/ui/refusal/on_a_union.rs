@@ -1,0 +1,8 @@
+use modulith::Refusal;
+
+#[derive(Refusal)]
+pub union HoldRefused {
+    left: u32,
+}
+
+fn main() {}

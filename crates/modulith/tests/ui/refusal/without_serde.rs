@@ -1,0 +1,8 @@
+use modulith::Refusal;
+
+#[derive(Debug, Refusal)]
+pub enum HoldRefused {
+    SoldOut,
+}
+
+fn main() {}

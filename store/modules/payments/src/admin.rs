@@ -1,0 +1,79 @@
+//! The ledger as an operator audits it.
+
+use axum::extract::State;
+use modulith::http::{Json, Problem, Query, Router, get};
+use modulith::{Answer, Links, Never, Snapshot, contract};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use store_payments_contract::PaymentId;
+
+pub(crate) fn routes(links: &Links) -> Router {
+    Router::new()
+        .route("/audit", get(totals))
+        .route("/audit/payments", get(payments))
+        .with_state(links.client::<LedgerClient>())
+}
+
+async fn totals(State(ledger): State<LedgerClient>) -> Result<Json<LedgerTotals>, Problem> {
+    Ok(Json(ledger.totals().await?))
+}
+
+async fn payments(
+    State(ledger): State<LedgerClient>,
+    Query(page): Query<LedgerPage>,
+) -> Result<Json<Vec<LedgerPayment>>, Problem> {
+    Ok(Json(ledger.payments(page).await?))
+}
+
+/// Private to the module. Debits that were taken back are in no sum.
+#[contract(name = "ledger", version = 1)]
+pub(crate) trait Ledger {
+    #[query(heavy)]
+    fn totals(&self, db: &Snapshot<'_>) -> Answer<LedgerTotals, Never>;
+
+    /// In order of id.
+    #[query(heavy)]
+    fn payments(&self, db: &Snapshot<'_>, page: LedgerPage) -> Answer<Vec<LedgerPayment>, Never>;
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct LedgerTotals {
+    payments: i64,
+    payments_minor: i64,
+    refunds: i64,
+    refunds_minor: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct LedgerPage {
+    after: Option<PaymentId>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct LedgerPayment {
+    id: PaymentId,
+    paid_minor: i64,
+    repaid_minor: i64,
+}
+
+pub(crate) struct LedgerBook;
+
+impl Ledger for LedgerBook {
+    fn totals(&self, db: &Snapshot<'_>) -> Answer<LedgerTotals, Never> {
+        let paid = "SELECT count(*), CAST(coalesce(sum(amount_minor), 0) AS bigint) FROM payments_payment WHERE credited_at IS NULL";
+        let repaid = "SELECT count(*), CAST(coalesce(sum(amount_minor), 0) AS bigint) FROM payments_repayment";
+        let (payments, payments_minor) = db.row(paid, ())?.unwrap_or_default();
+        let (refunds, refunds_minor) = db.row(repaid, ())?.unwrap_or_default();
+        Ok(LedgerTotals { payments, payments_minor, refunds, refunds_minor })
+    }
+
+    fn payments(&self, db: &Snapshot<'_>, page: LedgerPage) -> Answer<Vec<LedgerPayment>, Never> {
+        let after = page.after.unwrap_or(PaymentId(Default::default()));
+        let rows = db.rows(
+            "SELECT id, amount_minor, repaid_minor FROM payments_payment
+             WHERE id > $1 AND credited_at IS NULL ORDER BY id LIMIT 1000",
+            (after,),
+        )?;
+        Ok(rows.into_iter().map(|(id, paid_minor, repaid_minor)| LedgerPayment { id, paid_minor, repaid_minor }).collect())
+    }
+}
