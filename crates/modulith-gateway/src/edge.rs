@@ -13,12 +13,12 @@ use std::task;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::header::{AUTHORIZATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::StatusCode;
 use modulith_core::{Context, Principal};
 use tower::{Layer, Service};
 
@@ -47,6 +47,15 @@ pub struct Limits {
 
 impl Limits {
     pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+
+    /// Tells the extractors of the limit, ours and axum's, which has one of its own. Those who find nothing take
+    /// the default, which costs no allocation.
+    pub(crate) fn mark(self, request: &mut Request) {
+        if self.body_bytes_max != Self::BODY_BYTES_MAX {
+            DefaultBodyLimit::disable().apply(request);
+            request.extensions_mut().insert(self);
+        }
+    }
 }
 
 impl Default for Limits {
@@ -81,13 +90,19 @@ struct Door {
 
 impl Edge {
     pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits) -> Self {
-        Self(Arc::new(Door { sessions, admin, limits }))
+        Self(Arc::new(Door {
+            sessions,
+            admin,
+            limits,
+        }))
     }
 }
 
 impl std::fmt::Debug for Edge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Edge").field("limits", &self.0.limits).finish_non_exhaustive()
+        f.debug_struct("Edge")
+            .field("limits", &self.0.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +110,10 @@ impl<S> Layer<S> for Edge {
     type Service = Edged<S>;
 
     fn layer(&self, inner: S) -> Edged<S> {
-        Edged { edge: self.clone(), inner }
+        Edged {
+            edge: self.clone(),
+            inner,
+        }
     }
 }
 
@@ -188,7 +206,7 @@ impl Door {
     }
 
     /// Runs the inner service on a body that ends at the limit.
-    async fn limit<S>(&self, mut parts: Parts, body: Body, context: Context, inner: S) -> Response
+    async fn limit<S>(&self, parts: Parts, body: Body, context: Context, inner: S) -> Response
     where
         S: Service<Request, Response = Response, Error = Infallible>,
     {
@@ -202,13 +220,13 @@ impl Door {
                 return Problem::too_large(max).into_response();
             }
         };
-        if self.limits.body_bytes_max != Limits::BODY_BYTES_MAX {
-            parts.extensions.insert(self.limits);
-        }
-        parts.extensions.insert(context.clone());
-        let request = Request::from_parts(parts, body);
+        let mut request = Request::from_parts(parts, body);
+        self.limits.mark(&mut request);
+        request.extensions_mut().insert(context.clone());
         let response = guard::run(inner, request, context, self.limits.grace).await;
-        match overflow.as_ref().is_some_and(Overflow::happened) && response.status() >= StatusCode::BAD_REQUEST {
+        match overflow.as_ref().is_some_and(Overflow::happened)
+            && response.status() >= StatusCode::BAD_REQUEST
+        {
             // Whoever read the body saw it end in an error, and cannot always tell which.
             true => Problem::too_large(max).into_response(),
             false => response,
@@ -223,12 +241,20 @@ pub(crate) fn origin_form(uri: &mut Uri, headers: &mut HeaderMap) {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             headers.insert(HOST, host);
         }
-        *uri = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into();
+        *uri = uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or(PathAndQuery::from_static("/"))
+            .into();
     }
 }
 
 fn strip_inner_headers(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("modulith-")).cloned() {
+    while let Some(name) = headers
+        .keys()
+        .find(|name| name.as_str().starts_with("modulith-"))
+        .cloned()
+    {
         headers.remove(name);
     }
 }
@@ -236,13 +262,19 @@ fn strip_inner_headers(headers: &mut HeaderMap) {
 fn timeout_ms(value: &HeaderValue) -> Result<Duration, Problem> {
     match value.to_str().ok().and_then(|text| text.parse().ok()) {
         Some(ms @ 1..) => Ok(Duration::from_millis(ms)),
-        _ => Err(Problem::new(StatusCode::BAD_REQUEST, "request-timeout-invalid", "Request-Timeout-Ms is no time")
-            .detail("Send a whole number of milliseconds, at least 1.")),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "request-timeout-invalid",
+            "Request-Timeout-Ms is no time",
+        )
+        .detail("Send a whole number of milliseconds, at least 1.")),
     }
 }
 
 /// The token of `Bearer <token>`; the scheme in any case (RFC 9110, 11.1).
 pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&str> {
     let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_matches(' '))
 }

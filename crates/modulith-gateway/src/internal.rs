@@ -39,7 +39,9 @@ impl Internal {
 
 impl std::fmt::Debug for Internal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Internal").field("limits", &self.0.limits).finish_non_exhaustive()
+        f.debug_struct("Internal")
+            .field("limits", &self.0.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -47,7 +49,10 @@ impl<S> Layer<S> for Internal {
     type Service = Trusted<S>;
 
     fn layer(&self, inner: S) -> Trusted<S> {
-        Trusted { door: self.0.clone(), inner }
+        Trusted {
+            door: self.0.clone(),
+            inner,
+        }
     }
 }
 
@@ -85,18 +90,24 @@ impl Door {
         S: Service<Request, Response = Response, Error = Infallible>,
     {
         let token = request.headers_mut().remove(proxy::INTERNAL);
-        if !token.as_ref().and_then(|token| token.to_str().ok()).is_some_and(|token| self.token.matches(token)) {
+        if !token
+            .as_ref()
+            .and_then(|token| token.to_str().ok())
+            .is_some_and(|token| self.token.matches(token))
+        {
             tracing::warn!(path = request.uri().path(), "request without the internal token");
             return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized").into_response();
         }
         let Some(context) = proxy::told(request.headers_mut()) else {
-            tracing::warn!(path = request.uri().path(), "context of the gateway cannot be read");
-            return Problem::new(StatusCode::BAD_REQUEST, "context-unreadable", "Bad request").into_response();
+            tracing::warn!(
+                path = request.uri().path(),
+                "context of the gateway cannot be read"
+            );
+            return Problem::new(StatusCode::BAD_REQUEST, "context-unreadable", "Bad request")
+                .into_response();
         };
         let line = Line::of(&request);
-        if self.limits.body_bytes_max != Limits::BODY_BYTES_MAX {
-            request.extensions_mut().insert(self.limits);
-        }
+        self.limits.mark(&mut request);
         request.extensions_mut().insert(context.clone());
         let request_id = context.request_id.clone();
         let response = guard::run(inner, request, context, self.limits.grace).await;

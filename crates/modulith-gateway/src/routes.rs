@@ -25,14 +25,18 @@ pub struct RouteTable<T> {
 
 impl<T> Clone for RouteTable<T> {
     fn clone(&self) -> Self {
-        Self { routes: self.routes.clone() }
+        Self {
+            routes: self.routes.clone(),
+        }
     }
 }
 
 /// What is wrong with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteProblem {
-    #[error("`{0}` is no prefix: write segments of plain text, `/orders` or `/shop/orders`, without a slash at the end")]
+    #[error(
+        "`{0}` is no prefix: write segments of plain text, `/orders` or `/shop/orders`, without a slash at the end"
+    )]
     Malformed(String),
     #[error("two targets have the prefix `{0}`")]
     Twice(String),
@@ -60,28 +64,40 @@ impl<T> RouteTable<T> {
             }
         }
         table.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        if problems.is_empty() { Ok(Self { routes: table.into() }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { routes: table.into() })
+        } else {
+            Err(problems)
+        }
     }
 
     /// The target of a path. Costs a comparison per prefix, which for a few dozen is cheaper than hashing.
     pub fn lookup(&self, path: &str) -> Option<&T> {
-        self.routes.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, target)| target)
+        self.routes
+            .iter()
+            .find(|(prefix, _)| covers(prefix, path))
+            .map(|(_, target)| target)
     }
 
     /// Prefixes and targets, longest prefix first.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.routes.iter().map(|(prefix, target)| (if prefix.is_empty() { "/" } else { &**prefix }, target))
+        self.routes
+            .iter()
+            .map(|(prefix, target)| (if prefix.is_empty() { "/" } else { &**prefix }, target))
     }
 }
 
 pub(crate) fn covers(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a path reads the same for everybody: absolute, no empty segment but the last, no `.` or `..`, plain
 /// or escaped, and no escaped slash, backslash or NUL.
 pub(crate) fn is_plain(path: &str) -> bool {
-    let Some(segments) = path.strip_prefix('/') else { return false };
+    let Some(segments) = path.strip_prefix('/') else {
+        return false;
+    };
     if path.contains('\\') || (path.contains('%') && has_hidden(path)) {
         return false;
     }
@@ -97,7 +113,11 @@ pub(crate) fn is_plain(path: &str) -> bool {
 
 fn has_hidden(path: &str) -> bool {
     (path.as_bytes().windows(3)).any(|escape| {
-        escape[0] == b'%' && matches!((escape[1], escape[2]), (b'2', b'f' | b'F') | (b'5', b'c' | b'C') | (b'0', b'0'))
+        escape[0] == b'%'
+            && matches!(
+                (escape[1], escape[2]),
+                (b'2', b'f' | b'F') | (b'5', b'c' | b'C') | (b'0', b'0')
+            )
     })
 }
 
@@ -161,7 +181,10 @@ mod tests {
             assert_eq!(table.lookup(path), target, "{path}");
         }
         let all = RouteTable::new([("/", 0), ("/orders", 1)]).unwrap();
-        assert_eq!((all.lookup("/x"), all.lookup("/orders"), all.lookup("/")), (Some(&0), Some(&1), Some(&0)));
+        assert_eq!(
+            (all.lookup("/x"), all.lookup("/orders"), all.lookup("/")),
+            (Some(&0), Some(&1), Some(&0))
+        );
     }
 
     #[test]
@@ -175,12 +198,40 @@ mod tests {
 
     #[test]
     fn paths_that_can_be_read_in_two_ways_are_not_plain() {
-        for path in ["/", "/a", "/a/", "/a/b.c", "/a/...", "/.well-known/x", "/a%20b", "/%E2%82%AC", "/a/..b"] {
+        for path in [
+            "/",
+            "/a",
+            "/a/",
+            "/a/b.c",
+            "/a/...",
+            "/.well-known/x",
+            "/a%20b",
+            "/%E2%82%AC",
+            "/a/..b",
+        ] {
             assert!(is_plain(path), "{path}");
         }
         for path in [
-            "", "*", "a", "//", "//a", "/a//b", "/a//", "/.", "/..", "/a/./b", "/a/../b", "/a/..", "/%2e", "/%2E%2e/a",
-            "/.%2e/a", "/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/a%00",
+            "",
+            "*",
+            "a",
+            "//",
+            "//a",
+            "/a//b",
+            "/a//",
+            "/.",
+            "/..",
+            "/a/./b",
+            "/a/../b",
+            "/a/..",
+            "/%2e",
+            "/%2E%2e/a",
+            "/.%2e/a",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a%00",
         ] {
             assert!(!is_plain(path), "{path}");
         }

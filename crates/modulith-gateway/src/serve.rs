@@ -44,8 +44,9 @@ impl Listener for TcpListener {
 
     async fn accept(&mut self) -> io::Result<TcpStream> {
         let (stream, _) = TcpListener::accept(self).await?;
-        // An answer is written at once; waiting for more would only delay it.
-        stream.set_nodelay(true)?;
+        // An answer is written at once; waiting for more would only delay it. It fails for a connection that is
+        // gone already, which its first read will tell.
+        let _ = stream.set_nodelay(true);
         Ok(stream)
     }
 }
@@ -79,13 +80,20 @@ where
         };
         match accepted {
             Ok(_refused) if connections.len() >= CONNECTIONS_MAX => {
-                tracing::warn!(connections_max = CONNECTIONS_MAX, "connection refused: too many are open");
+                tracing::warn!(
+                    connections_max = CONNECTIONS_MAX,
+                    "connection refused: too many are open"
+                );
             }
             Ok(stream) => {
                 connections.spawn(serve_stream(stream, service.clone(), stop.clone()));
             }
             // That connection is gone, the next may be well.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
             Err(error) => {
                 tracing::error!(%error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -118,7 +126,11 @@ where
     };
     let stream = TokioIo::new(Paced::new(stream, pace.clone()));
     // Hyper's own time for a head begins with the wait for it, and would close idle connections.
-    let mut connection = pin!(http1::Builder::new().header_read_timeout(None).serve_connection(stream, service));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .header_read_timeout(None)
+            .serve_connection(stream, service)
+    );
     let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;
     let mut alarm = pin!(pace.alarm());
@@ -142,5 +154,9 @@ where
 
 fn body(incoming: Incoming) -> Body {
     // An empty body needs no box.
-    if incoming.is_end_stream() { Body::empty() } else { Body::new(incoming) }
+    if incoming.is_end_stream() {
+        Body::empty()
+    } else {
+        Body::new(incoming)
+    }
 }

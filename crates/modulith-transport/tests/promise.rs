@@ -49,7 +49,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
         // Small enough that callers meet it.
         let limits = Limits {
             write_buffer_bytes_max: 1 << 20,
-            in_flight_max: 40,
+            in_flight_max: 45,
             ..Limits::default()
         };
         let mut served = Served::start(&address, limits.clone(), handler.clone()).await;
@@ -88,13 +88,12 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                         }
                         Err(CallFault::Unknown(_)) => counts.unknown += 1,
                         Err(CallFault::NotRun(why)) => {
-                            assert!(
-                                !ran.lock().expect("no panic").contains(&id),
-                                "call {id} ran: {why}"
-                            );
                             counts.not_run.push(id);
-                            // Not to use up all calls while nobody is there.
+                            // Not to use up all calls while nobody is there, or while there is no place.
                             let _ = peer.connected(soon()).await;
+                            while peer.in_flight() > 30 {
+                                tokio::task::yield_now().await;
+                            }
                         }
                     }
                 }
@@ -102,14 +101,14 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
             });
         }
         let address = served.address.clone();
-        for kill in 1..=5 {
-            let enough = kill * (CALLERS * CALLS) as usize / 12;
-            while ran.lock().expect("no panic").len() < enough && !callers.is_empty() {
-                tokio::task::yield_now().await;
-                if let Some(ended) = callers.try_join_next() {
-                    ended.expect("a promise kept");
+        for kill in 1..=6 {
+            let enough = kill * 200;
+            let progress = async {
+                while ran.lock().expect("no panic").len() < enough {
+                    tokio::task::yield_now().await;
                 }
-            }
+            };
+            in_time(progress).await;
             served.kill().await;
             served = Served::start(&address, limits.clone(), handler.clone()).await;
         }
@@ -124,15 +123,15 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
         for id in &total.not_run {
             assert!(!ran.contains(id), "call {id} ran");
         }
-        // All three ends were met, else this has shown nothing.
-        assert!(total.answered > 0 && !total.not_run.is_empty() && total.unknown > 0);
-        assert_eq!(peer.in_flight(), 0);
         println!(
             "{} answered, {} not run, {} unknown",
             total.answered,
             total.not_run.len(),
             total.unknown
         );
+        // All three ends were met, else this has shown nothing.
+        assert!(total.answered > 0 && !total.not_run.is_empty() && total.unknown > 0);
+        assert_eq!(peer.in_flight(), 0);
         served.kill().await;
     }
 }

@@ -4,9 +4,9 @@ use std::any::Any;
 use std::sync::Arc;
 
 use modulith::{
-    Answer, AnyBox, BoxFuture, CallError, CallFault, Client, ClientKey, Column, Context, ContractClient, Done, EffectRan,
-    Fault, FaultKind, Handler, Kind, LocalCalls, Never, NotRun, Param, Refusal, RefusalRecord, Served, Snapshot,
-    Statements, StepKey, Tx, Value, contract,
+    Answer, AnyBox, BoxFuture, CallError, CallFault, Client, ClientKey, Column, Context, ContractClient,
+    Done, EffectRan, Fault, FaultKind, Handler, Kind, LocalCalls, Never, NotRun, Param, Refusal,
+    RefusalRecord, Served, Snapshot, Statements, StepKey, Tx, Value, contract,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,11 @@ pub struct Hold {
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema, Refusal)]
 pub enum HoldRefused {
     #[refused("only {left:>2} of {product} left {{sic}}, of {product}")]
-    SoldOut { product: String, left: u32, internal: Vec<u8> },
+    SoldOut {
+        product: String,
+        left: u32,
+        internal: Vec<u8>,
+    },
     #[refused(404, "{1} is not the product {0}")]
     UnknownProduct(String, i64),
     /// The shop is {closed}:
@@ -36,7 +40,9 @@ pub enum HoldRefused {
     Closed,
     HTTPTooSlow,
     #[refused("of type {type}")]
-    Raw { r#type: u8 },
+    Raw {
+        r#type: u8,
+    },
     #[refused("{{}}")]
     Braces,
 }
@@ -107,10 +113,19 @@ impl Products for Module {
 
     fn hold(&self, tx: &mut Tx<'_>, request: Request) -> Answer<Hold, HoldRefused> {
         if request.quantity > self.stock {
-            Err(HoldRefused::SoldOut { product: request.product, left: self.stock, internal: Vec::new() })?;
+            Err(HoldRefused::SoldOut {
+                product: request.product,
+                left: self.stock,
+                internal: Vec::new(),
+            })?;
         }
-        tx.execute("UPDATE products_stock SET stock = stock - $1", (request.quantity,))?;
-        Ok(Hold { quantity: request.quantity })
+        tx.execute(
+            "UPDATE products_stock SET stock = stock - $1",
+            (request.quantity,),
+        )?;
+        Ok(Hold {
+            quantity: request.quantity,
+        })
     }
 
     fn clear(&self, tx: &mut Tx<'_>) -> Answer<(), Nothing> {
@@ -159,7 +174,9 @@ struct Local(Served);
 
 impl LocalCalls for Local {
     fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
-        let Handler::Query { run, .. } = &self.0.methods[method].handler else { panic!("not a query") };
+        let Handler::Query { run, .. } = &self.0.methods[method].handler else {
+            panic!("not a query")
+        };
         Ok(run.run(&Snapshot::new(&mut Counting(0), 11), slot)?)
     }
 
@@ -174,15 +191,26 @@ impl LocalCalls for Local {
         })
     }
 
-    fn command(&self, method: usize, request: AnyBox, key: Option<ClientKey>) -> BoxFuture<'_, Result<Done, CallFault>> {
-        let Handler::Command { run } = &self.0.methods[method].handler else { panic!("not a command") };
+    fn command(
+        &self,
+        method: usize,
+        request: AnyBox,
+        key: Option<ClientKey>,
+    ) -> BoxFuture<'_, Result<Done, CallFault>> {
+        let Handler::Command { run } = &self.0.methods[method].handler else {
+            panic!("not a command")
+        };
         assert!(key.is_some(), "the client was keyed");
-        let ran = run.run(&mut Tx::new(&mut Counting(0), 11), request.as_ref()).map_err(NotRun::from);
+        let ran = run
+            .run(&mut Tx::new(&mut Counting(0), 11), request.as_ref())
+            .map_err(NotRun::from);
         Box::pin(async move { Ok(Done::Ran(ran?)) })
     }
 
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan> {
-        let Handler::Effect { run } = &self.0.methods[method].handler else { panic!("not an effect") };
+        let Handler::Effect { run } = &self.0.methods[method].handler else {
+            panic!("not an effect")
+        };
         run.run(Context::background("four"), request)
     }
 }
@@ -190,7 +218,11 @@ impl LocalCalls for Local {
 #[tokio::test]
 async fn a_client_reaches_what_is_served() {
     let served = Products.serve(Arc::new(Module { stock: 5 }));
-    let kinds: Vec<_> = served.methods.iter().map(|method| (method.name, method.kind())).collect();
+    let kinds: Vec<_> = served
+        .methods
+        .iter()
+        .map(|method| (method.name, method.kind()))
+        .collect();
     assert_eq!(
         kinds,
         [
@@ -205,7 +237,10 @@ async fn a_client_reaches_what_is_served() {
     );
     let client = ProductsClient::from_client(Client::local(Arc::new(Local(served))));
     let products = client.keyed(ClientKey::new("", "", "k", b""));
-    let request = |quantity| Request { product: "mug".to_owned(), quantity };
+    let request = |quantity| Request {
+        product: "mug".to_owned(),
+        quantity,
+    };
 
     assert_eq!(products.left("mug".to_owned()).await.unwrap(), 8);
     assert_eq!(products.report().await.unwrap(), [11]);
@@ -214,20 +249,32 @@ async fn a_client_reaches_what_is_served() {
     assert_eq!(refused.to_string(), "refused: only  5 of mug left {sic}, of mug");
     products.clear().await.unwrap();
     assert_eq!(products.charge(request(1)).await.unwrap(), 4);
-    assert!(matches!(products.charge(request(0)).await, Err(CallError::Refused(Unpaid(7)))));
+    assert!(matches!(
+        products.charge(request(0)).await,
+        Err(CallError::Refused(Unpaid(7)))
+    ));
     assert_eq!(products.r#move().await.unwrap(), "moved");
 }
 
 #[test]
 fn a_contract_is_served_with_and_without_an_arc() {
     assert_eq!(Products.serve(Module { stock: 1 }).methods.len(), 7);
-    assert_eq!(Products.serve(Arc::new(Module { stock: 1 })).contract, ProductsClient::model());
-    assert_eq!((ProductsClient::CONTRACT, Products.model().version), ("products", 3));
+    assert_eq!(
+        Products.serve(Arc::new(Module { stock: 1 })).contract,
+        ProductsClient::model()
+    );
+    assert_eq!(
+        (ProductsClient::CONTRACT, Products.model().version),
+        ("products", 3)
+    );
 }
 
 #[test]
 fn tokens_know_their_place() {
-    assert_eq!((Products.left.contract, Products.left.method, Products.left.index), ("products", "left", 0));
+    assert_eq!(
+        (Products.left.contract, Products.left.method, Products.left.index),
+        ("products", "left", 0)
+    );
     assert_eq!((Products.r#move.method, Products.r#move.index), ("move", 6));
     assert_eq!(inner::Inner.register.method, "register");
 }
@@ -244,22 +291,45 @@ fn a_refusal_has_code_status_and_text() {
     let internal = Vec::new();
     for (refusal, code, status, text) in [
         (
-            HoldRefused::SoldOut { product: "mug".to_owned(), left: 5, internal },
+            HoldRefused::SoldOut {
+                product: "mug".to_owned(),
+                left: 5,
+                internal,
+            },
             "sold_out",
             409,
             "only  5 of mug left {sic}, of mug",
         ),
-        (HoldRefused::UnknownProduct("mug".to_owned(), 7), "unknown_product", 404, "7 is not the product mug"),
-        (HoldRefused::Closed, "closed", 503, "The shop is {closed}: come back tomorrow."),
+        (
+            HoldRefused::UnknownProduct("mug".to_owned(), 7),
+            "unknown_product",
+            404,
+            "7 is not the product mug",
+        ),
+        (
+            HoldRefused::Closed,
+            "closed",
+            503,
+            "The shop is {closed}: come back tomorrow.",
+        ),
         (HoldRefused::HTTPTooSlow, "http_too_slow", 409, "http too slow"),
         (HoldRefused::Raw { r#type: 3 }, "raw", 409, "of type 3"),
         (HoldRefused::Braces, "braces", 409, "{}"),
     ] {
-        assert_eq!((refusal.code(), refusal.status(), &*refusal.text()), (code, status, text));
+        assert_eq!(
+            (refusal.code(), refusal.status(), &*refusal.text()),
+            (code, status, text)
+        );
         let record = RefusalRecord::of(&refusal).unwrap();
-        assert_eq!((record.code.as_str(), record.typed::<HoldRefused>()), (code, Some(refusal)));
+        assert_eq!(
+            (record.code.as_str(), record.typed::<HoldRefused>()),
+            (code, Some(refusal))
+        );
     }
-    assert_eq!((Unpaid(7).code(), Unpaid(7).status(), &*Unpaid(7).text()), ("unpaid", 402, "7 are missing"));
+    assert_eq!(
+        (Unpaid(7).code(), Unpaid(7).status(), &*Unpaid(7).text()),
+        ("unpaid", 402, "7 are missing")
+    );
 }
 
 #[derive(Debug, Clone, PartialEq, Column)]
@@ -292,7 +362,16 @@ fn a_column_is_read_as_it_was_written() {
 fn a_column_names_what_it_cannot_read() {
     let unknown = State::from_value(Value::Text("lost")).unwrap_err();
     assert_eq!(unknown.kind, FaultKind::Type);
-    assert_eq!(unknown.message, "`lost` is no `State`, which is one of `placed`, `on_its_way`");
-    assert_eq!(State::from_value(Value::Integer(1)).unwrap_err().message, "column holds an integer, not text");
-    assert_eq!(Place::from_value(Value::Integer(-1)).unwrap_err().kind, FaultKind::Type);
+    assert_eq!(
+        unknown.message,
+        "`lost` is no `State`, which is one of `placed`, `on_its_way`"
+    );
+    assert_eq!(
+        State::from_value(Value::Integer(1)).unwrap_err().message,
+        "column holds an integer, not text"
+    );
+    assert_eq!(
+        Place::from_value(Value::Integer(-1)).unwrap_err().kind,
+        FaultKind::Type
+    );
 }

@@ -81,10 +81,9 @@ fn verdict(module: &str, migrating: bool, action: &AuthAction<'_>) -> Result<(),
         A::Select | A::Recursive => Ok(()),
         A::Function { function_name } if !function_name.eq_ignore_ascii_case("load_extension") => Ok(()),
         A::Read { table_name, .. } if migrating && is_schema(table_name) => Ok(()),
-        A::Insert { table_name } | A::Update { table_name, .. } | A::Delete { table_name }
-            if migrating && is_schema(table_name) =>
-        {
-            Ok(())
+        // How SQLite says CREATE, ALTER and DROP before it says which.
+        A::Insert { table_name } | A::Update { table_name, .. } | A::Delete { table_name } if is_schema(table_name) => {
+            if migrating { Ok(()) } else { Err(format!("module `{module}` may not use {DDL}")) }
         }
         A::Read { table_name, .. } => own(table_name, "read"),
         A::Insert { table_name } => own(table_name, "insert into"),
@@ -116,6 +115,8 @@ fn own_table(module: &str, table: &str, verb: &str) -> Result<(), String> {
     }
 }
 
+const DDL: &str = "CREATE, ALTER or DROP outside of a migration";
+
 fn is_schema(table: &str) -> bool {
     table.eq_ignore_ascii_case("sqlite_master") || table.eq_ignore_ascii_case("sqlite_schema")
 }
@@ -130,7 +131,7 @@ fn what(action: &AuthAction<'_>) -> &'static str {
             "temporary tables"
         }
         A::CreateTable { .. } | A::DropTable { .. } | A::AlterTable { .. } | A::CreateIndex { .. } | A::DropIndex { .. } => {
-            "CREATE, ALTER or DROP outside of a migration"
+            DDL
         }
         A::CreateTrigger { .. } | A::CreateView { .. } => "triggers and views",
         A::Function { .. } => "load_extension",

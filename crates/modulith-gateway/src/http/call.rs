@@ -37,7 +37,9 @@ impl Problem {
 
     fn plain(status: u16, code: String, text: String) -> Self {
         // A refusal says no. A contract that calls it a success or an impossible status gets the default.
-        let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 400);
+        let status = StatusCode::from_u16(status)
+            .ok()
+            .filter(|status| status.as_u16() >= 400);
         let title = title(&code);
         Self::new(status.unwrap_or(StatusCode::CONFLICT), code, title).detail(text)
     }
@@ -97,10 +99,12 @@ impl From<NotRun> for Problem {
                 "idempotency-key-reused",
                 "The Idempotency-Key was used with another request",
             ),
-            NotRunReason::Running => {
-                Problem::new(StatusCode::CONFLICT, "still-running", "The first request with this key still runs")
-                    .retry_after(1)
-            }
+            NotRunReason::Running => Problem::new(
+                StatusCode::CONFLICT,
+                "still-running",
+                "The first request with this key still runs",
+            )
+            .retry_after(1),
             NotRunReason::Aborted => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "aborted",

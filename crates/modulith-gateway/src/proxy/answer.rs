@@ -17,7 +17,11 @@ pub(super) fn body(incoming: Incoming, link: Link, pool: Arc<Pool>) -> Body {
         pool.keep(link);
         return Body::empty();
     }
-    Body::new(Answer { incoming, link: Some(link), pool })
+    Body::new(Answer {
+        incoming,
+        link: Some(link),
+        pool,
+    })
 }
 
 struct Answer {
@@ -33,7 +37,9 @@ impl hyper::body::Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
-        if frame.is_pending() && let Some(link) = &mut this.link {
+        if frame.is_pending()
+            && let Some(link) = &mut this.link
+        {
             // What it reads goes to `incoming`, its error too.
             let _ = link.drive(cx);
             frame = Pin::new(&mut this.incoming).poll_frame(cx);

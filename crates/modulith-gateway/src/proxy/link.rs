@@ -97,7 +97,11 @@ pub(super) enum NoLink {
 
 impl Pool {
     pub(super) fn new(address: Address) -> Self {
-        Self { address, idle: Mutex::default(), open: Arc::new(Semaphore::new(OPEN_MAX)) }
+        Self {
+            address,
+            idle: Mutex::default(),
+            open: Arc::new(Semaphore::new(OPEN_MAX)),
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -126,7 +130,12 @@ impl Pool {
         let connected = tokio::time::timeout(CONNECT_TIME_MAX, self.stream()).await;
         let stream = connected.unwrap_or_else(|late| Err(late.into()))?;
         let (requests, socket) = handshake(TokioIo::new(stream)).await?;
-        Ok(Link { requests, socket: Some(socket), idle_since: Instant::now(), _permit: permit })
+        Ok(Link {
+            requests,
+            socket: Some(socket),
+            idle_since: Instant::now(),
+            _permit: permit,
+        })
     }
 
     async fn stream(&self) -> io::Result<Box<dyn Stream>> {
@@ -148,11 +157,43 @@ impl Pool {
         }
         link.idle_since = Instant::now();
         let mut idle = self.idle.lock();
-        let stale = idle.first().is_some_and(|oldest| oldest.idle_since.elapsed() >= IDLE_TIME_MAX);
+        let stale = idle
+            .first()
+            .is_some_and(|oldest| oldest.idle_since.elapsed() >= IDLE_TIME_MAX);
         let excess = (stale || idle.len() >= IDLE_MAX).then(|| idle.remove(0));
         idle.push(link);
         // Closing a socket is a system call; not under the lock.
         drop(idle);
         drop(excess);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::Request;
+    use modulith_core::Context;
+
+    use super::*;
+    use crate::{AccessToken, Upstream};
+
+    #[tokio::test]
+    async fn at_its_bound_an_upstream_is_overloaded_and_recovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("service.sock");
+        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let pool = Arc::new(Pool::new(Address::Unix(path)));
+        let all = pool.open.clone().try_acquire_many_owned(OPEN_MAX as u32).unwrap();
+        let forward = async || {
+            let token = AccessToken::generate().unwrap();
+            let mut context = Context::background("r");
+            context.deadline = Some(Instant::now());
+            Upstream::of(pool.clone()).forward(Request::default(), &token, &context).await
+        };
+        let response = forward().await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        drop(all);
+        assert_eq!(forward().await.status(), 504, "connected, and nobody answers");
+        assert_eq!(pool.in_flight(), 0);
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -10,9 +11,12 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use modulith_core::{Context, Principal};
-use modulith_gateway::http::{Admin, Json, Keyed, Path as PathOf, Problem, Query, SignedIn, finish, get, post};
+use modulith_gateway::http::{
+    Admin, Json, Keyed, Path as PathOf, Problem, Query, SignedIn, finish, get, post,
+};
 use modulith_gateway::{
-    AccessToken, Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, SessionKeys, Target, Upstream, serve,
+    AccessToken, Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, SessionKeys, Target, Upstream,
+    serve,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -50,7 +54,11 @@ impl World {
     }
 
     pub(crate) async fn monolith(&self) -> SocketAddr {
-        let modules = [("/orders", orders()), ("/products", products()), ("/admin/orders", admin())];
+        let modules = [
+            ("/orders", orders()),
+            ("/products", products()),
+            ("/admin/orders", admin()),
+        ];
         tcp(self.edge().layer(Merged::new(RouteTable::new(modules).unwrap()))).await
     }
 
@@ -59,7 +67,11 @@ impl World {
         let internal = Internal::new(self.internal.clone(), self.limits);
         let hosted = RouteTable::new([("/orders", orders()), ("/admin/orders", admin())]).unwrap();
         let orders = Address::Tcp(tcp(internal.layer(Merged::new(hosted))).await.to_string());
-        let socket = self.dir.path().join("products.sock");
+        static SPLITS: AtomicU32 = AtomicU32::new(0);
+        let socket = self.dir.path().join(format!(
+            "products-{}.sock",
+            SPLITS.fetch_add(1, Ordering::Relaxed)
+        ));
         unix(internal.layer(products()), &socket);
         let orders: Arc<[Upstream]> = [Upstream::new(orders)].into();
         self.gateway([
@@ -72,7 +84,10 @@ impl World {
 
     pub(crate) async fn gateway<const N: usize>(&self, services: [(&str, Arc<[Upstream]>); N]) -> SocketAddr {
         let services = services.map(|(prefix, replicas)| (prefix, Target::Service(replicas)));
-        tcp(self.edge().layer(Gateway::new(RouteTable::new(services).unwrap(), &self.internal))).await
+        tcp(self
+            .edge()
+            .layer(Gateway::new(RouteTable::new(services).unwrap(), &self.internal)))
+        .await
     }
 }
 
@@ -116,18 +131,39 @@ struct Page {
 
 pub(crate) fn orders() -> Router {
     let router = Router::new()
-        .route("/orders", get(async |page: Query<Page>| Json((page.0.after, page.0.count))))
+        .route(
+            "/orders",
+            get(async |page: Query<Page>| Json((page.0.after, page.0.count))),
+        )
         .route("/orders", post(async |order: Json<Order>| order))
         .route("/orders/keyed", post(keyed).put(keyed))
-        .route("/orders/{id}", get(async |id: PathOf<u32>| Json(id.0)).delete(async || ()))
+        .route(
+            "/orders/{id}",
+            get(async |id: PathOf<u32>| Json(id.0)).delete(async || ()),
+        )
         .route("/orders/who", get(who))
-        .route("/orders/mine", get(async |user: SignedIn| Json(user.id().to_owned())))
-        .route("/orders/guests", get(async |user: Option<SignedIn>| Json(user.map(|user| user.id().to_owned()))))
+        .route(
+            "/orders/mine",
+            get(async |user: SignedIn| Json(user.id().to_owned())),
+        )
+        .route(
+            "/orders/guests",
+            get(async |user: Option<SignedIn>| Json(user.map(|user| user.id().to_owned()))),
+        )
         .route("/orders/operators", get(async |_: Admin| "operator"))
-        .route("/orders/bytes", post(async |body: axum::body::Bytes| Json(body.len())))
+        .route(
+            "/orders/bytes",
+            post(async |body: axum::body::Bytes| Json(body.len())),
+        )
         .route("/orders/none", get(async || http::StatusCode::NO_CONTENT))
-        .route("/orders/refused", post(async || Problem::new(http::StatusCode::GONE, "gone_by", "Gone").with("id", 7)))
-        .route("/orders/panic", get(async || -> () { panic!("secret of the inside") }))
+        .route(
+            "/orders/refused",
+            post(async || Problem::new(http::StatusCode::GONE, "gone_by", "Gone").with("id", 7)),
+        )
+        .route(
+            "/orders/panic",
+            get(async || -> () { panic!("secret of the inside") }),
+        )
         .route("/orders/never", get(async || std::future::pending::<()>().await))
         .route("/orders/never", post(async || std::future::pending::<()>().await))
         .route("/orders/echo", post(echo));
@@ -158,10 +194,18 @@ async fn who(request: Request) -> Json<Value> {
         Some(Principal::Admin) => json!("(admin)"),
         None => Value::Null,
     };
-    let extension = request.extensions().get::<Context>().expect("the context is in the request");
+    let extension = request
+        .extensions()
+        .get::<Context>()
+        .expect("the context is in the request");
     assert_eq!(extension.principal, context.principal);
     let left = context.deadline.unwrap() - Instant::now();
-    let names: Vec<_> = request.headers().keys().filter(|name| *name != "connection").map(|name| name.as_str()).collect();
+    let names: Vec<_> = request
+        .headers()
+        .keys()
+        .filter(|name| *name != "connection")
+        .map(|name| name.as_str())
+        .collect();
     Json(json!({
         "principal": principal,
         "request_id": &*context.request_id,
@@ -180,7 +224,10 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -190,26 +237,45 @@ impl Reply {
     /// The last segment of the problem's type, once it is sure to be a whole problem document.
     #[track_caller]
     pub(crate) fn problem(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         let document = self.json();
         assert_eq!(document["status"], self.status, "{document}");
         assert!(document["title"].is_string(), "{document}");
-        document["type"].as_str().unwrap().strip_prefix("/problems/").unwrap().to_owned()
+        document["type"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("/problems/")
+            .unwrap()
+            .to_owned()
     }
 }
 
 /// Sends a head (lines joined by CRLF, `Host` and `Connection: close` added) and a body on a new connection.
 pub(crate) async fn ask(address: SocketAddr, head: &str, body: impl AsRef<[u8]>) -> Reply {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = head.trim().lines().map(str::trim).collect::<Vec<_>>().join("\r\n");
-    stream.write_all(format!("{head}\r\nhost: shop.test\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let head = head
+        .lines()
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("\r\n");
+    stream
+        .write_all(format!("{head}\r\nhost: shop.test\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     // A server that answers early may close while we still send.
     let _ = stream.write_all(body.as_ref()).await;
     read_reply(&mut stream, head.starts_with("HEAD")).await
 }
 
 pub(crate) async fn post_json(address: SocketAddr, path: &str, extra: &str, body: &str) -> Reply {
-    let head = format!("POST {path} HTTP/1.1\ncontent-type: application/json\ncontent-length: {}\n{extra}", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\ncontent-type: application/json\ncontent-length: {}\n{extra}",
+        body.len()
+    );
     ask(address, &head, body).await
 }
 
@@ -248,7 +314,11 @@ pub(crate) async fn read_chunk(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8>
 
 pub(crate) async fn read_reply(stream: &mut (impl AsyncRead + Unpin), bodiless: bool) -> Reply {
     let (status, headers) = read_head(stream).await;
-    let mut reply = Reply { status, headers, body: Vec::new() };
+    let mut reply = Reply {
+        status,
+        headers,
+        body: Vec::new(),
+    };
     if bodiless || status == 204 {
         return reply;
     }

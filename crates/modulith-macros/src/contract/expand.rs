@@ -1,7 +1,7 @@
 //! What is written for a contract: the trait, the tokens, `serve`, the client.
 
-use proc_macro2::{Literal, TokenStream};
-use quote::{ToTokens, format_ident, quote};
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::{ItemTrait, ReturnType, TraitItem};
 
@@ -38,8 +38,11 @@ fn the_trait(item: &ItemTrait, checked: &Checked) -> TokenStream {
             ReturnType::Type(_, ty) => ty.to_token_stream(),
         };
         // A command that is `async` is a mistake that has been reported, and could not be `Send`.
-        let send = (checked.methods.iter().any(|known| known.ident == method.sig.ident))
-            .then(|| quote!(+ ::core::marker::Send));
+        let send = (checked
+            .methods
+            .iter()
+            .any(|known| known.ident == method.sig.ident))
+        .then(|| quote!(+ ::core::marker::Send));
         method.sig.output = syn::parse_quote!(-> impl ::core::future::Future<Output = #output> #send);
         // A body is a mistake that has been reported.
         if let Some(body) = &mut method.default {
@@ -211,7 +214,6 @@ fn client(item: &ItemTrait, checked: &Checked) -> TokenStream {
             refused,
             ..
         } = method;
-        let (call, types) = (format_ident!("{}", method.kind.name()), method.types());
         let (parameter, argument) = match &method.request {
             Some(request) => {
                 let (argument, ty) = (&request.ident, &request.ty);
@@ -219,12 +221,15 @@ fn client(item: &ItemTrait, checked: &Checked) -> TokenStream {
             }
             None => (None, quote!(())),
         };
-        quote! {
+        // A type that lacks a derive is told at the method, not at the attribute above the trait.
+        let span = Span::call_site().located_at(ident.span());
+        let (contract, call) = (respanned(name, span), Ident::new(method.kind.name(), span));
+        quote_spanned! {span=>
             #(#attributes)*
             #visibility async fn #ident(
                 &self #parameter
             ) -> ::core::result::Result<#answer, ::modulith::CallError<#refused>> {
-                self.0.#call::<#types>(#name.#ident, #argument).await
+                self.0.#call(#contract.#ident, #argument).await
             }
         }
     });
@@ -285,4 +290,10 @@ impl Method {
         let (request, answer, refused) = (self.request_type(), &self.answer, &self.refused);
         quote!(#request, #answer, #refused)
     }
+}
+
+fn respanned(ident: &Ident, span: Span) -> Ident {
+    let mut ident = ident.clone();
+    ident.set_span(span.resolved_at(ident.span()));
+    ident
 }

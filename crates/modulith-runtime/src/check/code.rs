@@ -1,0 +1,155 @@
+//! What is wrong with the declarations of the modules: names, contracts, needs, HTTP prefixes.
+
+use modulith_core::{ContractModel, MethodModel};
+
+use crate::model::AppModel;
+use crate::topology::Problem;
+
+/// The framework's own HTTP paths.
+const PREFIXES_RESERVED: [&str; 3] = ["/admin", "/healthz", "/readyz"];
+
+pub(super) fn check(model: &AppModel, problems: &mut Vec<Problem>) {
+    names(model, problems);
+    served_twice(model, problems);
+    needs(model, problems);
+    prefixes(model, problems);
+}
+
+fn declared(module: &str) -> String {
+    format!("module {module}")
+}
+
+fn names(model: &AppModel, problems: &mut Vec<Problem>) {
+    for (number, module) in model.modules.iter().enumerate() {
+        let mut letters = module.name.chars();
+        let well_formed = letters.next().is_some_and(|first| first.is_ascii_lowercase())
+            && letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit());
+        if !well_formed {
+            problems.push(Problem::in_code(
+                declared(module.name),
+                format!("`{}` cannot name a module, since it begins the names of its tables", module.name),
+                "write lower-case letters and digits, a letter first, in `Module::new(..)`",
+            ));
+        }
+        if model.modules[..number].iter().any(|other| other.name == module.name) {
+            problems.push(Problem::in_code(
+                declared(module.name),
+                "two modules have this name",
+                "rename one in its `Module::new(..)`, or list it once in `main`",
+            ));
+        }
+    }
+}
+
+fn served_twice(model: &AppModel, problems: &mut Vec<Problem>) {
+    let served: Vec<(&str, &str)> = (model.modules.iter())
+        .flat_map(|module| module.contracts.iter().map(|contract| (contract.name, module.name)))
+        .collect();
+    for (number, (contract, module)) in served.iter().enumerate() {
+        if let Some((_, first)) = served[..number].iter().find(|(other, _)| other == contract) {
+            problems.push(Problem::in_code(
+                declared(module),
+                format!("contract `{contract}` is served by module `{first}` already"),
+                "remove `.serves(..)` from one of them; a contract has one module",
+            ));
+        }
+    }
+}
+
+fn needs(model: &AppModel, problems: &mut Vec<Problem>) {
+    for module in &model.modules {
+        for need in &module.needs {
+            let Some(provider) = model.provider(need.name) else {
+                problems.push(Problem::in_code(
+                    declared(module.name),
+                    format!("it needs contract `{}`, which no module serves", need.name),
+                    format!(
+                        "list the module that serves `{}` in `main`, or remove the `.needs::<..>()` from `{}`",
+                        need.name, module.name
+                    ),
+                ));
+                continue;
+            };
+            let served = provider.contracts.iter().find(|contract| contract.name == need.name);
+            let Some(served) = served.filter(|served| served.fingerprint() != need.fingerprint()) else { continue };
+            for difference in differences(need, served) {
+                problems.push(Problem::in_code(
+                    declared(module.name),
+                    format!(
+                        "it was built against another contract `{}` than module `{}` serves: {difference}",
+                        need.name, provider.name
+                    ),
+                    format!("let both depend on the same version of the crate of contract `{}`", need.name),
+                ));
+            }
+        }
+    }
+}
+
+/// What differs between two contracts of one name.
+fn differences(need: &ContractModel, served: &ContractModel) -> Vec<String> {
+    let mut differences = Vec::new();
+    if need.version != served.version {
+        differences.push(format!("version {} is needed, version {} is served", need.version, served.version));
+    }
+    for method in &need.methods {
+        let name = method.name;
+        match served.methods.iter().find(|served| served.name == name) {
+            None => differences.push(format!("method `{name}` is needed, but not served")),
+            Some(served) if served == method => {}
+            Some(served) => differences.push(format!("method `{name}` differs in {}", parts(method, served))),
+        }
+    }
+    for method in &served.methods {
+        if !need.methods.iter().any(|needed| needed.name == method.name) {
+            differences.push(format!("method `{}` is served, but unknown to the caller", method.name));
+        }
+    }
+    if differences.is_empty() {
+        differences.push("the methods stand in another order".to_owned());
+    }
+    differences
+}
+
+fn parts(a: &MethodModel, b: &MethodModel) -> String {
+    let parts = [
+        ("its kind", a.kind != b.kind),
+        ("its request", a.request != b.request),
+        ("its answer", a.answer != b.answer),
+        ("its refusal", a.refused != b.refused),
+    ];
+    parts.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect::<Vec<_>>().join(", ")
+}
+
+fn prefixes(model: &AppModel, problems: &mut Vec<Problem>) {
+    let claimed: Vec<(&str, &str)> = (model.modules.iter())
+        .flat_map(|module| module.prefixes.iter().map(|prefix| (*prefix, module.name)))
+        .collect();
+    for (number, (prefix, module)) in claimed.iter().enumerate() {
+        if !prefix.starts_with('/') || (*prefix != "/" && prefix.ends_with('/')) || prefix.contains(['{', '}', '*']) {
+            problems.push(Problem::in_code(
+                declared(module),
+                format!("`{prefix}` is no HTTP prefix"),
+                "write a path such as `/orders`, without a slash at its end and without parameters",
+            ));
+        }
+        let reserved = PREFIXES_RESERVED.iter().find(|reserved| {
+            prefix.strip_prefix(**reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if let Some(reserved) = reserved {
+            problems.push(Problem::in_code(
+                declared(module),
+                format!("HTTP prefix `{prefix}` is below `{reserved}`, which the framework answers"),
+                "choose another prefix in `.routes(..)`",
+            ));
+        }
+        let same = |other: &str| other.trim_end_matches('/') == prefix.trim_end_matches('/');
+        if let Some((_, first)) = claimed[..number].iter().find(|(other, _)| same(other)) {
+            problems.push(Problem::in_code(
+                declared(module),
+                format!("HTTP prefix `{prefix}` is claimed by module `{first}` already"),
+                "choose another prefix in `.routes(..)` of one of them",
+            ));
+        }
+    }
+}

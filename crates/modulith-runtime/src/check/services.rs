@@ -1,0 +1,203 @@
+//! What is wrong with the services: their names, places, databases, and the modules they host.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use modulith_transport::Address;
+
+use super::{listed, meant};
+use crate::model::AppModel;
+use crate::topology::{GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX};
+
+pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
+    for (number, service) in topology.services.iter().enumerate() {
+        let before = &topology.services[..number];
+        name(topology, service, problems);
+        listen(topology, service, before, problems);
+        database(topology, service, before, problems);
+        replicas(topology, service, problems);
+        let key = format!("service.{}.modules", service.name);
+        // A list that could not be read has its own problem already.
+        if service.modules.is_empty() && !problems.iter().any(|problem| problem.key == key) {
+            problems.push(topology.problem(
+                &key,
+                format!("service `{}` hosts no module", service.name),
+                format!("list its modules, or remove `[service.{}]`", service.name),
+            ));
+        }
+    }
+}
+
+fn name(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Problem>) {
+    let key = format!("service.{}", service.name);
+    if service.name == GATEWAY {
+        let message = "`gateway` is the name of the front door's own process";
+        problems.push(topology.problem(&key, message, "give the service another name"));
+    }
+    let mut letters = service.name.chars();
+    let well_formed = letters.next().is_some_and(|first| first.is_ascii_lowercase())
+        && letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
+    if !well_formed {
+        let message = format!("`{}` cannot name a service, since it also names files and hosts", service.name);
+        problems.push(topology.problem(&key, message, "write lower-case letters, digits and dashes, a letter first"));
+    }
+}
+
+fn listen(topology: &Topology, service: &ServiceSection, before: &[ServiceSection], problems: &mut Vec<Problem>) {
+    let key = format!("service.{}.listen", service.name);
+    let socket = format!("write `listen = \"unix:run/{}.sock\"`", service.name);
+    match &service.listen {
+        Some(Address::Tcp(host_port)) => {
+            let (host, port) = split(host_port);
+            if !is_loopback(host) {
+                problems.push(topology.problem(
+                    &key,
+                    format!(
+                        "{host_port} can be reached from other hosts; calls between services are not encrypted, so \
+                         they stay on loopback or Unix sockets until mutual TLS exists"
+                    ),
+                    format!("write `listen = \"127.0.0.1:{port}\"` or `listen = \"unix:run/{}.sock\"`", service.name),
+                ));
+            }
+            if port == "0" {
+                let message = "port 0 is another port at each start, which the other services cannot know";
+                problems.push(topology.problem(&key, message, &*socket));
+            }
+        }
+        Some(Address::Unix(path)) if path.is_absolute() && path.as_os_str().len() > UNIX_PATH_BYTES_MAX => {
+            let message = format!("the socket's path is longer than the {UNIX_PATH_BYTES_MAX} bytes that are safe");
+            problems.push(topology.problem(&key, message, &*socket));
+        }
+        _ => {}
+    }
+
+    let place = listen_place(service);
+    if let Some(other) = before.iter().find(|other| same_place(&listen_place(other), &place)) {
+        let message = format!("services `{}` and `{}` both listen at {place}", other.name, service.name);
+        problems.push(topology.problem(&key, message, "give each service an address of its own"));
+    }
+    if !topology.is_monolith() && same_place(&topology.gateway.listen, &place) {
+        let message = format!("service `{}` and the gateway both listen at {place}", service.name);
+        problems.push(topology.problem(&key, message, socket));
+    }
+}
+
+/// The address before it is resolved against a data folder.
+fn listen_place(service: &ServiceSection) -> Address {
+    service.listen.clone().unwrap_or_else(|| Address::Unix(service.socket_file()))
+}
+
+fn same_place(a: &Address, b: &Address) -> bool {
+    match (a, b) {
+        // `Path` compares by components, so `run//a.sock` is `run/a.sock`.
+        (Address::Unix(a), Address::Unix(b)) => a == b,
+        (Address::Tcp(a), Address::Tcp(b)) => {
+            let ((host_a, port_a), (host_b, port_b)) = (split(a), split(b));
+            let every = |host: &str| ip(host).is_some_and(|ip| ip.is_unspecified());
+            let same_host = host_a.eq_ignore_ascii_case(host_b)
+                || every(host_a)
+                || every(host_b)
+                || (ip(host_a).is_some() && ip(host_a) == ip(host_b));
+            port_a != "0" && port_a.parse::<u16>() == port_b.parse::<u16>() && same_host
+        }
+        _ => false,
+    }
+}
+
+fn split(host_port: &str) -> (&str, &str) {
+    host_port.rsplit_once(':').unwrap_or((host_port, ""))
+}
+
+fn ip(host: &str) -> Option<IpAddr> {
+    if host.eq_ignore_ascii_case("localhost") {
+        return Some(IpAddr::from([127, 0, 0, 1]));
+    }
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+fn is_loopback(host: &str) -> bool {
+    ip(host).is_some_and(|ip| ip.is_loopback())
+}
+
+fn database(topology: &Topology, service: &ServiceSection, before: &[ServiceSection], problems: &mut Vec<Problem>) {
+    let key = format!("service.{}.database", service.name);
+    let file = service.database_file();
+    if file.file_name().is_none() || service.database.as_deref().is_some_and(is_folder) {
+        let mend = format!("write `database = \"{}.db\"`", service.name);
+        problems.push(topology.problem(&key, "the path names a folder, not a file", mend));
+    }
+    if let Some(other) = before.iter().find(|other| other.database_file() == file) {
+        problems.push(topology.problem(
+            &key,
+            format!(
+                "services `{}` and `{}` share the database {}; one process owns a database",
+                other.name,
+                service.name,
+                file.display()
+            ),
+            format!("write `database = \"{}.db\"`, or put the modules into one service", service.name),
+        ));
+    }
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+fn replicas(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Problem>) {
+    let key = format!("service.{}.replicas", service.name);
+    match service.replicas {
+        0 => {
+            let mend = format!("write `replicas = 1`, or remove `[service.{}]`", service.name);
+            problems.push(topology.problem(&key, "no replica would serve the modules", mend));
+        }
+        1 => {}
+        replicas => problems.push(topology.problem(
+            &key,
+            format!("{replicas} replicas on SQLite: a file's writes belong to one process, the others would be refused"),
+            "write `replicas = 1`",
+        )),
+    }
+}
+
+/// Every module of the application in exactly one service, and no other.
+pub(super) fn check_modules(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
+    let known: Vec<&str> = model.modules.iter().map(|module| module.name).collect();
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for service in &topology.services {
+        for (number, module) in service.modules.iter().enumerate() {
+            let place = format!("service.{}.modules[{number}]", service.name);
+            if !known.contains(&module.as_str()) {
+                let message = format!("module `{module}` does not exist");
+                problems.push(topology.problem(&place, message, meant(module, known.iter().copied())));
+            } else if let Some((_, first)) = seen.iter().find(|(other, _)| other == module) {
+                let message = format!("module `{module}` is in service `{first}` already");
+                problems.push(topology.problem(&place, message, "remove it here or there"));
+            }
+            seen.push((module, &service.name));
+        }
+    }
+
+    if topology.services.is_empty() {
+        let message = "the topology has no service";
+        let modules = known.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        let mend = format!("write `[service.{}]` and below it `modules = [{modules}]`", model.name);
+        problems.push(topology.problem("service", message, mend));
+    } else {
+        for module in known.iter().filter(|known| !seen.iter().any(|(module, _)| module == *known)) {
+            problems.push(topology.problem(
+                "service",
+                format!("module `{module}` is in no service"),
+                format!("add \"{module}\" to the `modules` of a service, or `[service.{module}]`"),
+            ));
+        }
+    }
+    for name in topology.modules.keys().filter(|name| !known.contains(&name.as_str())) {
+        let message = format!("module `{name}` does not exist (modules: {})", listed(known.iter().copied()));
+        let mend = match crate::topology::nearest(name, known.iter().copied()) {
+            Some(meant) => format!("did you mean `[module.{meant}]`?"),
+            None => "remove the section".to_owned(),
+        };
+        problems.push(topology.problem(&format!("module.{name}"), message, mend));
+    }
+}

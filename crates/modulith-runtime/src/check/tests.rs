@@ -1,0 +1,257 @@
+use modulith_core::{Kind, PlanModel, UndoModel};
+
+use super::check;
+use super::fixture::{Forgetful, contract, module, payments, products, shop};
+use crate::model::AppModel;
+use crate::topology::{Problem, Problems, Topology};
+
+const SPLIT: &str = r#"
+[service.products]
+modules = ["products"]
+[service.payments]
+modules = ["payments"]
+[service.orders]
+modules = ["orders"]
+"#;
+
+fn topology(text: &str) -> Topology {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut topology = Topology::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+    topology.file = Some("t.toml".into());
+    topology.problems.iter_mut().for_each(|problem| problem.file = Some("t.toml".into()));
+    topology
+}
+
+fn found(model: &AppModel, text: &str) -> Vec<String> {
+    check(model, &topology(text)).iter().map(Problem::to_string).collect()
+}
+
+/// What is wrong with a spoiled application in a sound topology.
+fn spoiled(spoil: impl FnOnce(&mut AppModel)) -> Vec<String> {
+    let mut model = shop();
+    spoil(&mut model);
+    let modules: Vec<&str> = model.modules.iter().map(|module| module.name).collect();
+    let mut once = modules.clone();
+    once.dedup();
+    check(&model, &Topology::built_in("shop", &once)).iter().map(Problem::to_string).collect()
+}
+
+#[test]
+fn a_sound_application_has_no_problem_in_either_topology() {
+    assert_eq!(found(&shop(), SPLIT), Vec::<String>::new());
+    assert_eq!(spoiled(|_| {}), Vec::<String>::new());
+}
+
+#[test]
+fn everything_wrong_with_a_topology_is_listed_at_once_by_line() {
+    let text = r#"
+[gateway]
+listen = "127.0.0.1:7001"
+[service.gateway]
+modules = ["prodcuts", "orders"]
+listen = "0.0.0.0:7001"
+replicas = 2
+[service.B]
+modules = ["orders"]
+listen = "localhost:7001"
+database = "x/../gateway.db"
+replicas = 0
+[service.c]
+modules = []
+listen = "127.0.0.1:0"
+speed = 9
+[module.cart]
+"#;
+    assert_eq!(
+        found(&shop(), text),
+        [
+            "t.toml:4: service.gateway: `gateway` is the name of the front door's own process; \
+             give the service another name",
+            "t.toml:5: service.gateway.modules: module `prodcuts` does not exist; did you mean `products`?",
+            "t.toml:6: service.gateway.listen: 0.0.0.0:7001 can be reached from other hosts; calls between services \
+             are not encrypted, so they stay on loopback or Unix sockets until mutual TLS exists; \
+             write `listen = \"127.0.0.1:7001\"` or `listen = \"unix:run/gateway.sock\"`",
+            "t.toml:6: service.gateway.listen: service `gateway` and the gateway both listen at 0.0.0.0:7001; \
+             write `listen = \"unix:run/gateway.sock\"`",
+            "t.toml:7: service.gateway.replicas: 2 replicas on SQLite: a file's writes belong to one process, the \
+             others would be refused; write `replicas = 1`",
+            "t.toml:8: service.B: `B` cannot name a service, since it also names files and hosts; \
+             write lower-case letters, digits and dashes, a letter first",
+            "t.toml:9: service.B.modules: module `orders` is in service `gateway` already; remove it here or there",
+            "t.toml:10: service.B.listen: services `gateway` and `B` both listen at localhost:7001; \
+             give each service an address of its own",
+            "t.toml:10: service.B.listen: service `B` and the gateway both listen at localhost:7001; \
+             write `listen = \"unix:run/B.sock\"`",
+            "t.toml:11: service.B.database: services `gateway` and `B` share the database gateway.db; one process \
+             owns a database; write `database = \"B.db\"`, or put the modules into one service",
+            "t.toml:12: service.B.replicas: no replica would serve the modules; \
+             write `replicas = 1`, or remove `[service.B]`",
+            "t.toml:14: service.c.modules: service `c` hosts no module; list its modules, or remove `[service.c]`",
+            "t.toml:15: service.c.listen: port 0 is another port at each start, which the other services cannot \
+             know; write `listen = \"unix:run/c.sock\"`",
+            "t.toml:16: service.c.speed: unknown key; \
+             remove it; known here: `modules`, `listen`, `database`, `replicas`",
+            "t.toml:17: module.cart: module `cart` does not exist (modules: `products`, `payments`, `orders`); \
+             remove the section",
+        ]
+        .into_iter()
+        .chain([
+            "t.toml: service: module `products` is in no service; \
+             add \"products\" to the `modules` of a service, or `[service.products]`",
+            "t.toml: service: module `payments` is in no service; \
+             add \"payments\" to the `modules` of a service, or `[service.payments]`",
+        ])
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_topology_without_services_is_told_what_to_write() {
+    assert_eq!(
+        found(&shop(), "[gateway]\n"),
+        ["t.toml: service: the topology has no service; \
+          write `[service.shop]` and below it `modules = [\"products\", \"payments\", \"orders\"]`"]
+    );
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_one_problem() {
+    let text = format!("{SPLIT}[service.x]\nmodules = 3\n");
+    assert_eq!(found(&shop(), &text).len(), 1, "{:?}", found(&shop(), &text));
+}
+
+#[test]
+fn a_need_that_nobody_serves_is_named() {
+    assert_eq!(
+        spoiled(|shop| shop.modules[0].needs.push(contract("ledger", &[]))),
+        ["module products: it needs contract `ledger`, which no module serves; \
+          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"]
+    );
+}
+
+#[test]
+fn a_need_of_another_version_or_schema_is_named_by_method() {
+    let problems = spoiled(|shop| {
+        let need = &mut shop.modules[2].needs[0];
+        need.version = 2;
+        need.methods[0].answer = serde_json::json!(true);
+        need.methods[2].kind = Kind::Effect;
+        need.methods[3].name = "find";
+    });
+    let against = "module orders: it was built against another contract `products` than module `products` serves: ";
+    let differences: Vec<&str> = (problems.iter())
+        .filter_map(|problem| problem.strip_prefix(against)?.split("; ").next())
+        .collect();
+    assert_eq!(
+        differences,
+        [
+            "version 2 is needed, version 1 is served",
+            "method `hold` differs in its answer",
+            "method `sell` differs in its kind",
+            "method `find` is needed, but not served",
+            "method `product` is served, but unknown to the caller",
+        ],
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn a_contract_has_one_module_and_a_module_one_name() {
+    assert_eq!(
+        spoiled(|shop| shop.modules.push(module("catalogue", vec![products()]))),
+        ["module catalogue: contract `products` is served by module `products` already; \
+          remove `.serves(..)` from one of them; a contract has one module"]
+    );
+    assert_eq!(
+        spoiled(|shop| shop.modules.push(module("orders", vec![]))),
+        ["module orders: two modules have this name; \
+          rename one in its `Module::new(..)`, or list it once in `main`"]
+    );
+    assert_eq!(
+        spoiled(|shop| shop.modules.push(module("order_lines", vec![]))),
+        ["module order_lines: `order_lines` cannot name a module, since it begins the names of its tables; \
+          write lower-case letters and digits, a letter first, in `Module::new(..)`"]
+    );
+}
+
+#[test]
+fn http_prefixes_are_sound_and_claimed_once() {
+    assert_eq!(
+        spoiled(|shop| shop.modules[1].prefixes = &["/orders", "pay/", "/admin/x"]),
+        [
+            "module payments: `pay/` is no HTTP prefix; \
+             write a path such as `/orders`, without a slash at its end and without parameters",
+            "module payments: HTTP prefix `/admin/x` is below `/admin`, which the framework answers; \
+             choose another prefix in `.routes(..)`",
+            "module orders: HTTP prefix `/orders` is claimed by module `payments` already; \
+             choose another prefix in `.routes(..)` of one of them",
+        ]
+    );
+}
+
+#[test]
+fn a_plan_that_cannot_be_used_says_why() {
+    let problems = PlanModel::of::<Forgetful>().err().unwrap();
+    assert_eq!(
+        spoiled(|shop| shop.modules[2].plan_problems.push(("orders.forgetful", problems))),
+        [
+            "saga orders.forgetful: step `hold` has neither `.undo(..)`, `.undo_by_key(..)` nor `.no_undo()`; \
+             write one of them behind the step",
+            "saga orders.forgetful: the plan has no pivot; write `plan.pivot(..)` for the step that decides",
+        ]
+    );
+}
+
+#[test]
+fn a_plan_asks_only_what_its_module_declared_and_what_exists() {
+    assert_eq!(
+        spoiled(|shop| shop.modules[2].needs.retain(|need| need.name != "payments")),
+        ["saga orders.place_order, step `charge`: it asks `payments.charge`, but module `orders` neither needs nor \
+          serves contract `payments`; add `.needs::<..>()` with the client of `payments` to module `orders`"]
+    );
+    assert_eq!(
+        spoiled(|shop| {
+            let steps = &mut shop.modules[2].plans[0].steps;
+            steps[0].method = "hodl";
+            steps[2].method = "recording_of_all";
+            steps[3].method = "product";
+            steps[1].undo = UndoModel::ByKey { contract: "products", method: "release" };
+        }),
+        [
+            "saga orders.place_order, step `hold_stock`: it asks `products.hodl`, but contract `products` has no \
+             such method; did you mean `hold`?",
+            "saga orders.place_order, step `charge`: it runs in module `payments`, but its undo `products.release` in \
+             module `products`; only the module that ran a step knows what there is to undo; \
+             undo it by a method of a contract of module `payments`",
+            "saga orders.place_order, step `charge`: its undo is the effect `products.release`, which the contract \
+             declares as a command; let the plan and the module depend on the same version of the contract's crate",
+            "saga orders.place_order, step `record`: it asks `orders.recording_of_all`, but contract `orders` has no \
+             such method; known: `record`",
+            "saga orders.place_order, step `sell`: it asks the command `products.product`, which the contract \
+             declares as a query; let the plan and the module depend on the same version of the contract's crate",
+        ]
+    );
+    let other = spoiled(|shop| {
+        let again = shop.modules[2].plans[0].clone();
+        shop.modules[0].needs = vec![payments(), contract("orders", &[("record", Kind::Command)])];
+        shop.modules[0].plans.push(again);
+    });
+    assert_eq!(
+        other,
+        ["saga orders.place_order: modules `products` and `orders` both declare it; \
+          rename one; a saga's name is stored and must differ from the others"]
+    );
+}
+
+#[test]
+fn the_list_ends_with_its_length() {
+    let problems = Problems(check(&shop(), &topology("[service.a]\nmodules = [\"orders\", \"payments\"]\n")));
+    assert_eq!(
+        problems.to_string(),
+        "t.toml: service: module `products` is in no service; \
+         add \"products\" to the `modules` of a service, or `[service.products]`\n1 problem"
+    );
+}
