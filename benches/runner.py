@@ -34,6 +34,7 @@ MARK_END = "<!-- results: end -->"
 READY_WITHIN_S = 60
 STOP_WITHIN_S = 5
 SYNCS = 100
+OTHERS_SHARE_MAX = 0.1
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -199,14 +200,6 @@ class Server:
             unseen.extend(children.get(pid, []))
         return found
 
-    def cpu_seconds(self):
-        ticks = 0
-        for pid in self.pids():
-            fields = stat_fields(pid)
-            if fields:
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / TICKS_PER_S
-
     def pss_mib(self):
         kib = 0
         for pid in self.pids():
@@ -224,6 +217,20 @@ def stat_fields(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def cpu_seconds(pids):
+    """User and system time of these processes."""
+    ticks = 0
+    for fields in filter(None, map(stat_fields, pids)):
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS_PER_S
+
+
+def machine_cpu_seconds():
+    """What all cores have worked, for whomever; the time that a hypervisor took counts too."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, open("/proc/stat").readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
 
 
 def free_port():
@@ -255,12 +262,14 @@ def load(server, binary, callers, chosen):
         "--seconds", str(chosen.seconds), "--warmup-seconds", str(chosen.warmup_seconds),
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
-    cpu_seconds, report = {}, None
+    spent_s, report = {}, None
     try:
         for line in process.stdout:
             message = json.loads(line)
             if "phase" in message:
-                cpu_seconds[message["phase"]] = server.cpu_seconds()
+                spent_s[message["phase"]] = (
+                    time.monotonic(), machine_cpu_seconds(), cpu_seconds(server.pids()), cpu_seconds([process.pid])
+                )
             else:
                 report = message
     finally:
@@ -268,14 +277,16 @@ def load(server, binary, callers, chosen):
         process.wait()
     if not report or not report["orders"]:
         sys.exit(f"{server.candidate.name}: no order was placed by {callers} callers: {report}")
-    spent = cpu_seconds["measured"] - cpu_seconds["measuring"]
+    passed, machine, servers, loading = (after - before for before, after in zip(spent_s["measuring"], spent_s["measured"]))
     return {
         "candidate": server.candidate.name,
         "callers": callers,
         "orders_per_s": report["orders_per_s"],
         "p50_us": report["p50_us"],
         "p99_us": report["p99_us"],
-        "cpu_s_per_1000": 1000 * spent / report["orders"],
+        "cpu_s_per_1000": 1000 * servers / report["orders"],
+        "load_share": loading / (passed * os.cpu_count()),
+        "others_share": max(0, machine - servers - loading) / (passed * os.cpu_count()),
         "pss_mib": server.pss_mib(),
         "errors": report["errors"],
     }
@@ -332,6 +343,10 @@ def table(results, chosen):
             lines.append(f"Not 201: {result['candidate']} at {result['callers']} callers: {json.dumps(result['errors'])}.")
     sync_us = statistics.median(result["sync_us"] for result in results)
     lines.append(f"The disk took {sync_us:.0f} microseconds to append and sync 4 KiB (median, no load).")
+    others = statistics.median(result["others_share"] for result in results)
+    lines.append(f"Meanwhile other processes took {others:.0%} of the cores (median).")
+    if others > OTHERS_SHARE_MAX:
+        lines.append("**The machine was not idle: these figures compare nothing.**")
     return "\n".join(lines)
 
 

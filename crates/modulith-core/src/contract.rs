@@ -28,6 +28,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
     note = "write `#[derive(Serialize, Deserialize, JsonSchema)]` above it"
 )]
 pub trait Wire: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {}
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static> Wire for T {}
 
 /// The kind of a method, which decides what may be done when a call fails.
@@ -351,11 +352,42 @@ impl MethodModel {
 }
 
 impl ContractModel {
-    /// Equal exactly when name, version, methods and all schemas are: the first 8 bytes of the SHA-256 of the
-    /// contract as JSON, in hexadecimal.
+    /// Equal exactly when name, version, methods and all schemas are, whatever their documentation says: the
+    /// first 8 bytes of the SHA-256 of the contract as JSON with sorted keys, in hexadecimal.
     pub fn fingerprint(&self) -> String {
-        let json = serde_json::to_vec(self).expect("a model of strings and JSON is JSON");
-        let digest = ring::digest::digest(&ring::digest::SHA256, &json);
+        let model = serde_json::to_value(self).expect("a model of strings and JSON is JSON");
+        let mut text = String::new();
+        canonical(&model, &mut text);
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Sorted, since the order of an object's keys depends on a feature of `serde_json` that any crate may switch on;
+/// without descriptions, since a comment changes nothing that two services exchange.
+fn canonical(value: &serde_json::Value, text: &mut String) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            let mut fields: Vec<_> =
+                fields.iter().filter(|(key, value)| *key != "description" || !value.is_string()).collect();
+            fields.sort_by_key(|(key, _)| key.as_str());
+            text.push('{');
+            for (key, field) in fields {
+                text.push_str(&serde_json::Value::from(key.as_str()).to_string());
+                text.push(':');
+                canonical(field, text);
+                text.push(',');
+            }
+            text.push('}');
+        }
+        serde_json::Value::Array(items) => {
+            text.push('[');
+            for item in items {
+                canonical(item, text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        plain => text.push_str(&plain.to_string()),
     }
 }

@@ -6,6 +6,7 @@
 mod client;
 mod context;
 mod contract;
+mod crash;
 mod key;
 mod outcome;
 mod saga;
@@ -20,12 +21,13 @@ pub use contract::{
     AnyBox, BoxFuture, Codec, Command, CommandFn, ContractModel, Effect, EffectFn, EffectRan, Handler, Kind, MethodModel,
     Query, QueryFn, QuerySlot, Ran, Served, ServedMethod, Wire,
 };
+pub use crash::crash_point;
 pub use key::{ClientKey, Direction, Origin, StepKey};
 pub use outcome::{
     byte_string, Answer, CallError, CallFault, Failed, Fault, FaultKind, Never, NotRun, NotRunReason, Outcome, Refusal, RefusalRecord,
     Unknown, UnknownReason,
 };
-pub use saga::{Handle, Plan, PlanModel, PlanProblem, Saga, SagaRefused, StepKind, StepMethod, StepModel, UndoModel};
+pub use saga::{Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod, StepModel, UndoModel};
 pub use tx::{Columns, Snapshot, Statements, Tx};
 pub use value::{Column, FromRow, Param, Params, Value};
 

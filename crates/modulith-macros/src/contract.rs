@@ -2,6 +2,7 @@
 
 mod expand;
 mod model;
+mod types;
 mod validate;
 
 use proc_macro2::TokenStream;

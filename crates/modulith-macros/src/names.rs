@@ -20,6 +20,17 @@ pub(crate) fn snake_case(ident: &Ident) -> String {
     snake
 }
 
+/// `hold_stock` as `HoldStock`.
+pub(crate) fn pascal_case(name: &str) -> String {
+    let mut pascal = String::new();
+    for word in name.split('_') {
+        let mut letters = word.chars();
+        pascal.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        pascal.push_str(letters.as_str());
+    }
+    pascal
+}
+
 /// The first case whose stored name another one before it has.
 pub(crate) fn same_name<'a>(cases: impl Iterator<Item = &'a Ident>) -> Option<syn::Error> {
     let mut seen: Vec<(String, &Ident)> = Vec::new();

@@ -11,7 +11,7 @@ use crate::topology::{Problem, Topology};
 
 /// Lists every problem: first the topology file's, in the order of its lines, then those of the application's
 /// code. Nothing may be started while the list is not empty.
-pub fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
+pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
     let mut problems = topology.problems.clone();
     services::check(topology, &mut problems);
     services::check_modules(model, topology, &mut problems);
@@ -24,7 +24,11 @@ pub fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
 /// "`a`, `b`, `c`", or "none" where there is nothing.
 fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// "did you mean `cart`?", or what else there is.

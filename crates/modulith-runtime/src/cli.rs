@@ -1,13 +1,13 @@
 //! The command line: the application's own binary is the tool.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
-use modulith_core::BoxFuture;
 
 use crate::app::App;
-use crate::client::{Running, started};
+pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
 use crate::host::source;
 use crate::log::{self, Format};
@@ -17,7 +17,8 @@ use crate::topology::Topology;
 /// A configuration that cannot work: `EX_CONFIG` of sysexits.h. The supervisor does not start such a child again.
 const EXIT_CONFIGURATION: u8 = 78;
 
-type RunFn = fn(Running, ArgMatches) -> BoxFuture<'static, anyhow::Result<ExitCode>>;
+/// What a command does. It runs on the main thread, so its future need not be [`Send`].
+type RunFn = fn(Running, ArgMatches) -> Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>>>>;
 
 /// A command of the application's own that talks to the running application over HTTP.
 ///

@@ -71,18 +71,23 @@ impl Running {
 /// It cannot start; what it said stands on standard error.
 pub async fn started(topology: Option<&Path>, data: &Path) -> anyhow::Result<Running> {
     let program = std::env::current_exe().context("the path of this program")?;
-    start_program(&program, topology, data, &[]).await
+    start_program_with(&program, topology, data, &[]).await
 }
 
-/// The same for another program, with more arguments: for tests.
-pub async fn start_program(
+/// The same for another program, with more in its environment: for tests.
+///
+/// # Errors
+///
+/// See [`started`].
+pub async fn start_program_with(
     program: &Path,
     topology: Option<&Path>,
     data: &Path,
-    arguments: &[&str],
+    environment: &[(&str, &str)],
 ) -> anyhow::Result<Running> {
     let mut command = Command::new(program);
-    command.arg("run").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).args(arguments);
+    command.arg("run").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
+    command.envs(environment.iter().copied());
     if let Some(topology) = topology {
         command.arg("--topology").arg(topology);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Direction, Done, EffectFn, EffectRan, Fault, Handler, LocalCalls,
-    NotRun, NotRunReason, Origin, Outcome, PlanModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason, encode,
+    NotRun, NotRunReason, Origin, Outcome, PlanModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point, encode,
 };
 use modulith_data::ModuleCode;
 use modulith_data::inbox::{self, CommandEnd, EffectStart, Keyed, SealEnd, UndoEnd, body_hash};
@@ -151,10 +151,14 @@ impl Hosted {
     ) -> Result<Told, CallFault> {
         let modules = self.modules.clone();
         let hash = hash.unwrap_or_else(|| body_hash(&request));
-        self.database
+        let place = format!("{contract}.{method}");
+        crash_point(|| format!("{place}:before"));
+        let told = self
+            .database
             .write(deadline, move |session| {
                 let module = modules.expect(&contract)?;
                 let method = module.expect_method(&contract, &method)?;
+                crash_point(|| format!("{}.{}:in-transaction", contract, method.name));
                 let request = (method.codec.decode_request)(&request)?;
                 let expires_at = expires_ms.map(|ms| session.now_ms() + ms);
                 let keyed = Keyed { key, request: request.as_ref(), hash, fresh: false, expires_at };
@@ -166,7 +170,9 @@ impl Hosted {
                     CommandEnd::KeyReused => Told::NotRun(key_reused()),
                 })
             })
-            .await
+            .await;
+        crash_point(|| format!("{place}:after"));
+        told
     }
 
     async fn run(
@@ -269,7 +275,10 @@ impl Hosted {
         };
         let request = (codec.decode_request)(&request).map_err(NotRun::from)?;
         let context = Context { key: Some(key), ..context };
-        let ran = match attempt(run, context, request).await {
+        crash_point(|| format!("{contract}.{method}:before"));
+        let ran = attempt(run, context, request).await;
+        crash_point(|| format!("{contract}.{method}:after"));
+        let ran = match ran {
             EffectRan::Done(answer) => Ran::Done(answer),
             EffectRan::Refused(refusal) => Ran::Refused(refusal),
             EffectRan::Unknown(unknown) => return Ok(Told::Unknown(unknown)),

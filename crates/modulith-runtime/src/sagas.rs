@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Fault, NotRun, NotRunReason, Outcome, PlanModel, SagaCalls,
-    SagaEnd, SagaRefused, SagaState, UndoModel, Unknown, UnknownReason,
+    SagaEnd, SagaRefused, SagaState, UndoModel, Unknown, UnknownReason, crash_point,
 };
 use modulith_data::inbox::{SealEnd, UndoEnd};
 use modulith_data::saga::{Begun, Heard, Next, OpenSaga, Place, RunEnd, SagaId, SagaTable, Stored, Walk, run_steps};
@@ -296,6 +296,9 @@ impl Drive {
         if self.begin.is_some() && !matches!(next, Next::Run { place: Place::Here, .. }) && !self.record_begin().await {
             return Step::Over;
         }
+        let (plan, here) = (self.plan.clone(), next.clone());
+        let crash_at = |when: &str| crash_point(|| format!("{}:{}:{when}", plan.name, place_name(&plan, &here)));
+        crash_at("before");
         let heard = match next {
             Next::Over => return Step::Over,
             Next::Run { steps, place: Place::Here } => match self.run_here(steps).await {
@@ -309,6 +312,7 @@ impl Drive {
             Next::Undo { step, place } => self.undo(step, place).await,
             Next::End { done } => self.record_end(done).await,
         };
+        crash_at("after");
         Step::Heard(heard)
     }
 
@@ -626,6 +630,18 @@ impl Drive {
 enum Step {
     Heard(Heard),
     Over,
+}
+
+/// How a place in a plan is called by [`crash_point`].
+fn place_name(plan: &PlanModel, next: &Next) -> String {
+    match next {
+        Next::Run { steps, .. } => plan.steps[steps.start].name.to_owned(),
+        Next::Effect { step, .. } => plan.steps[*step].name.to_owned(),
+        Next::Seal { step, .. } => format!("seal-{}", plan.steps[*step].name),
+        Next::Undo { step, .. } => format!("undo-{}", plan.steps[*step].name),
+        Next::Turn { .. } => "turn".to_owned(),
+        Next::End { .. } | Next::Over => "end".to_owned(),
+    }
 }
 
 fn known(facts: &Facts, step: usize) -> Option<&(dyn Any + Send + Sync)> {

@@ -47,7 +47,7 @@ pub struct Topology {
 /// `[gateway]`: the front door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySection {
-    /// Default [`LISTEN_DEFAULT`].
+    /// Default [`LISTEN_DEFAULT`]. A port: `check` refuses a Unix socket.
     pub listen: Address,
     /// How long calls in flight may take when the application stops, 1 to [`DRAIN_S_MAX`]; default
     /// [`DRAIN_S_DEFAULT`].
@@ -62,7 +62,10 @@ impl GatewaySection {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { listen: Address::Tcp(LISTEN_DEFAULT.to_owned()), drain_s: DRAIN_S_DEFAULT }
+        Self {
+            listen: Address::Tcp(LISTEN_DEFAULT.to_owned()),
+            drain_s: DRAIN_S_DEFAULT,
+        }
     }
 }
 
@@ -80,7 +83,13 @@ pub struct ServiceSection {
 
 impl ServiceSection {
     fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), modules: Vec::new(), listen: None, database: None, replicas: 1 }
+        Self {
+            name: name.to_owned(),
+            modules: Vec::new(),
+            listen: None,
+            database: None,
+            replicas: 1,
+        }
     }
 
     /// The database's file relative to the data folder (or absolute, if it was written so), without `.` and
@@ -146,7 +155,9 @@ impl Topology {
 
     /// The service that hosts a module.
     pub fn service_of(&self, module: &str) -> Option<&ServiceSection> {
-        self.services.iter().find(|service| service.modules.iter().any(|hosted| hosted == module))
+        self.services
+            .iter()
+            .find(|service| service.modules.iter().any(|hosted| hosted == module))
     }
 
     /// The section `[module.NAME]`, with `MODULITH_NAME_KEY` from the environment on top: what
@@ -168,9 +179,16 @@ impl Topology {
         let mut config = self.modules.get(module).cloned().unwrap_or_default();
         let prefix = format!("MODULITH_{}_", module.to_ascii_uppercase());
         for (name, value) in environment {
-            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-            let Some(key) = name.strip_prefix(&prefix).filter(|key| !key.is_empty()) else { continue };
-            let in_file = config.keys().find(|known| known.eq_ignore_ascii_case(key)).cloned();
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+                continue;
+            };
+            let Some(key) = name.strip_prefix(&prefix).filter(|key| !key.is_empty()) else {
+                continue;
+            };
+            let in_file = config
+                .keys()
+                .find(|known| known.eq_ignore_ascii_case(key))
+                .cloned();
             let key = in_file.unwrap_or_else(|| key.to_ascii_lowercase());
             let value = match config.get(&key) {
                 Some(toml::Value::String(_)) => toml::Value::String(value.to_owned()),
@@ -199,14 +217,6 @@ impl Topology {
         }
     }
 
-    /// Where clients reach the application.
-    pub fn gateway_address(&self, data: &Path) -> Address {
-        match &self.gateway.listen {
-            Address::Tcp(host_port) => Address::Tcp(host_port.clone()),
-            Address::Unix(path) => Address::Unix(socket::place(path, data)),
-        }
-    }
-
     /// Makes the folders that sockets of this topology are in. Every process calls it before it listens or
     /// connects.
     ///
@@ -214,9 +224,8 @@ impl Topology {
     ///
     /// Those of the operating system, and a folder for temporary sockets that belongs to somebody else.
     pub fn make_socket_folders(&self, data: &Path) -> std::io::Result<()> {
-        let services = self.services.iter().map(|service| self.listen_address(service, data));
-        for address in services.chain([self.gateway_address(data)]) {
-            if let Address::Unix(path) = address {
+        for service in &self.services {
+            if let Address::Unix(path) = self.listen_address(service, data) {
                 socket::make_folder(&path, data)?;
             }
         }
@@ -235,10 +244,16 @@ impl Topology {
     }
 
     /// A problem with a key of this topology; `place` may name an element, such as `service.cart.modules[0]`.
-    pub(crate) fn problem(&self, place: &str, message: impl Into<String>, mend: impl Into<String>) -> Problem {
+    pub(crate) fn problem(
+        &self,
+        place: &str,
+        message: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Problem {
         Problem {
             file: self.file.clone(),
-            line: self.line(place),
+            // What is missing altogether has no place of its own; an editor opens the file's beginning.
+            line: self.line(place).or(self.file.is_some().then_some(1)),
             key: place.split('[').next().unwrap_or(place).to_owned(),
             message: message.into(),
             mend: mend.into(),

@@ -6,6 +6,6 @@ pub use modulith_macros::{Column, Refusal, contract};
 #[cfg(feature = "runtime")]
 pub use modulith_data::{Migration, file_stem, migrations};
 #[cfg(feature = "runtime")]
-pub use modulith_gateway::http;
+pub use modulith_gateway::{SessionKeys, http};
 #[cfg(feature = "runtime")]
 pub use modulith_runtime::*;

@@ -65,7 +65,7 @@ pub trait Products {
 
     /// Holds stock.
     #[command]
-    #[must_use]
+    #[must_use = "a hold is released or recorded"]
     fn hold(&self, tx: &mut Tx<'_>, request: Request) -> Answer<Hold, HoldRefused>;
 
     #[command]

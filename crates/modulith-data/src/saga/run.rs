@@ -102,6 +102,7 @@ pub fn run_steps<'a>(
     let mut done: Vec<StepDone> = Vec::with_capacity(steps.len());
     for step in steps {
         let model = &plan.steps[step];
+        modulith_core::crash_point(|| format!("{}:{}:in-transaction", plan.name, model.name));
         let request = model.request(input, |needed| match needed.checked_sub(first) {
             Some(here) => done.get(here).map(|step| step.answer.as_ref()),
             None => known(needed),

@@ -3,16 +3,18 @@
 //! A method with a mistake is left out of what is expanded, the others are not, so that code which uses them has
 //! no errors of its own.
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::Ident;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, Error, Expr, ExprLit, FnArg, GenericArgument, Lit, Meta, Pat, PatType, PathArguments,
-    PathSegment, ReceiverKind, ReturnType, Token, TraitItem, TraitItemFn, Type,
+    Attribute, Error, Expr, ExprLit, FnArg, Lit, Meta, Pat, PatType, ReceiverKind, ReturnType, Token,
+    TraitItem, TraitItemFn, Type,
 };
 
 use super::model::{Contract, Kind, KindAttribute};
+use super::types::{last_segment, not_owned, one_argument, plain, return_type, two_arguments};
+use crate::names::pascal_case;
 
 /// A contract that can be expanded.
 pub(super) struct Checked {
@@ -215,7 +217,9 @@ fn method(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> O
         None => return None,
     };
     for ty in [&answer, &refused] {
-        owned(ty, errors);
+        errors
+            .0
+            .extend(not_owned(ty).map(|message| Error::new_spanned(ty, message)));
     }
     let shown = ["doc", "deprecated"];
     let attributes = item
@@ -369,23 +373,16 @@ fn inputs(item: &TraitItemFn, kind: Option<Kind>, errors: &mut Errors) -> Option
     let request = inputs.next()?;
     let others: Punctuated<&PatType, Token![,]> = inputs.collect();
     if !others.is_empty() {
+        let proposed = pascal_case(&name.unraw().to_string());
         let message = format!(
-            "`{name}` takes one request: put all of it into one struct, `request: {}Request`",
-            {
-                let name = name.unraw().to_string();
-                let mut words = String::new();
-                for word in name.split('_') {
-                    let mut letters = word.chars();
-                    words.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
-                    words.push_str(letters.as_str());
-                }
-                words
-            }
+            "`{name}` takes one request: put all of it into one struct, `request: {proposed}Request`"
         );
         errors.on(others, message);
         return None;
     }
-    owned(&request.ty, errors);
+    errors
+        .0
+        .extend(not_owned(&request.ty).map(|message| Error::new_spanned(&request.ty, message)));
     let ident = match &*request.pat {
         Pat::Ident(pattern) => pattern.ident.clone(),
         other => Ident::new("request", syn::spanned::Spanned::span(other)),
@@ -465,92 +462,4 @@ fn output(item: &TraitItemFn, kind: Kind, errors: &mut Errors) -> Option<(Type, 
         }
     }
     found.map(|(answer, refused)| (answer.clone(), refused.clone()))
-}
-
-fn return_type(output: &ReturnType) -> Option<&Type> {
-    match output {
-        ReturnType::Default => None,
-        ReturnType::Type(_, ty) => Some(ty),
-    }
-}
-
-fn two_arguments<'t>(ty: &'t Type, name: &str) -> Option<(&'t Type, &'t Type)> {
-    match type_arguments(ty, name)?[..] {
-        [first, second] => Some((first, second)),
-        _ => None,
-    }
-}
-
-fn one_argument<'t>(ty: &'t Type, name: &str) -> Option<&'t Type> {
-    match type_arguments(ty, name)?[..] {
-        [only] => Some(only),
-        _ => None,
-    }
-}
-
-fn type_arguments<'t>(ty: &'t Type, name: &str) -> Option<Vec<&'t Type>> {
-    let segment = last_segment(plain(ty)).filter(|segment| segment.ident == name)?;
-    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
-        return None;
-    };
-    let of_type = |argument: &'t GenericArgument| match argument {
-        GenericArgument::Type(ty) => Some(ty),
-        _ => None,
-    };
-    arguments.args.iter().map(of_type).collect()
-}
-
-fn last_segment(ty: &Type) -> Option<&PathSegment> {
-    match ty {
-        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
-        _ => None,
-    }
-}
-
-/// A type without parentheses, and without the invisible ones that `macro_rules!` puts around it.
-fn plain(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => plain(&group.elem),
-        Type::Paren(paren) => plain(&paren.elem),
-        other => other,
-    }
-}
-
-/// What crosses a contract is owned and named: it is stored, sent, and known to callers.
-fn owned(ty: &Type, errors: &mut Errors) {
-    let message = match plain(ty) {
-        Type::Reference(_) => {
-            Some("a contract's types are owned, since they are stored and sent: remove `&`")
-        }
-        Type::ImplTrait(_) | Type::Infer(_) | Type::TraitObject(_) => {
-            Some("a contract's types are known to its callers: name the type")
-        }
-        other => borrowed(other.to_token_stream()),
-    };
-    if let Some(message) = message {
-        errors.on(ty, message);
-    }
-}
-
-fn borrowed(tokens: TokenStream) -> Option<&'static str> {
-    let mut tokens = tokens.into_iter();
-    while let Some(token) = tokens.next() {
-        let found = match token {
-            TokenTree::Ident(ident) if ident == "Self" => {
-                Some("`Self` is the module, which callers do not know: name the type")
-            }
-            TokenTree::Punct(punct) if punct.as_char() == '\'' => match tokens.next() {
-                Some(TokenTree::Ident(lifetime)) if lifetime != "static" => {
-                    Some("a contract's types are owned, since they are stored and sent: remove the lifetime")
-                }
-                _ => None,
-            },
-            TokenTree::Group(group) => borrowed(group.stream()),
-            _ => None,
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
 }

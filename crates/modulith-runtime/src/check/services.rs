@@ -10,6 +10,10 @@ use crate::model::AppModel;
 use crate::topology::{GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX};
 
 pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
+    if let Address::Unix(_) = topology.gateway.listen {
+        let message = "the front door listens on a port, not on a Unix socket";
+        problems.push(topology.problem("gateway.listen", message, "write `listen = \"127.0.0.1:8080\"`"));
+    }
     for (number, service) in topology.services.iter().enumerate() {
         let before = &topology.services[..number];
         name(topology, service, problems);
@@ -38,12 +42,24 @@ fn name(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Proble
     let well_formed = letters.next().is_some_and(|first| first.is_ascii_lowercase())
         && letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
     if !well_formed {
-        let message = format!("`{}` cannot name a service, since it also names files and hosts", service.name);
-        problems.push(topology.problem(&key, message, "write lower-case letters, digits and dashes, a letter first"));
+        let message = format!(
+            "`{}` cannot name a service, since it also names files and hosts",
+            service.name
+        );
+        problems.push(topology.problem(
+            &key,
+            message,
+            "write lower-case letters, digits and dashes, a letter first",
+        ));
     }
 }
 
-fn listen(topology: &Topology, service: &ServiceSection, before: &[ServiceSection], problems: &mut Vec<Problem>) {
+fn listen(
+    topology: &Topology,
+    service: &ServiceSection,
+    before: &[ServiceSection],
+    problems: &mut Vec<Problem>,
+) {
     let key = format!("service.{}.listen", service.name);
     let socket = format!("write `listen = \"unix:run/{}.sock\"`", service.name);
     match &service.listen {
@@ -65,26 +81,39 @@ fn listen(topology: &Topology, service: &ServiceSection, before: &[ServiceSectio
             }
         }
         Some(Address::Unix(path)) if path.is_absolute() && path.as_os_str().len() > UNIX_PATH_BYTES_MAX => {
-            let message = format!("the socket's path is longer than the {UNIX_PATH_BYTES_MAX} bytes that are safe");
+            let message =
+                format!("the socket's path is longer than the {UNIX_PATH_BYTES_MAX} bytes that are safe");
             problems.push(topology.problem(&key, message, &*socket));
         }
         _ => {}
     }
 
     let place = listen_place(service);
-    if let Some(other) = before.iter().find(|other| same_place(&listen_place(other), &place)) {
-        let message = format!("services `{}` and `{}` both listen at {place}", other.name, service.name);
+    if let Some(other) = before
+        .iter()
+        .find(|other| same_place(&listen_place(other), &place))
+    {
+        let message = format!(
+            "services `{}` and `{}` both listen at {place}",
+            other.name, service.name
+        );
         problems.push(topology.problem(&key, message, "give each service an address of its own"));
     }
     if !topology.is_monolith() && same_place(&topology.gateway.listen, &place) {
-        let message = format!("service `{}` and the gateway both listen at {place}", service.name);
+        let message = format!(
+            "service `{}` and the gateway both listen at {place}",
+            service.name
+        );
         problems.push(topology.problem(&key, message, socket));
     }
 }
 
 /// The address before it is resolved against a data folder.
 fn listen_place(service: &ServiceSection) -> Address {
-    service.listen.clone().unwrap_or_else(|| Address::Unix(service.socket_file()))
+    service
+        .listen
+        .clone()
+        .unwrap_or_else(|| Address::Unix(service.socket_file()))
 }
 
 fn same_place(a: &Address, b: &Address) -> bool {
@@ -119,7 +148,12 @@ fn is_loopback(host: &str) -> bool {
     ip(host).is_some_and(|ip| ip.is_loopback())
 }
 
-fn database(topology: &Topology, service: &ServiceSection, before: &[ServiceSection], problems: &mut Vec<Problem>) {
+fn database(
+    topology: &Topology,
+    service: &ServiceSection,
+    before: &[ServiceSection],
+    problems: &mut Vec<Problem>,
+) {
     let key = format!("service.{}.database", service.name);
     let file = service.database_file();
     if file.file_name().is_none() || service.database.as_deref().is_some_and(is_folder) {
@@ -135,7 +169,10 @@ fn database(topology: &Topology, service: &ServiceSection, before: &[ServiceSect
                 service.name,
                 file.display()
             ),
-            format!("write `database = \"{}.db\"`, or put the modules into one service", service.name),
+            format!(
+                "write `database = \"{}.db\"`, or put the modules into one service",
+                service.name
+            ),
         ));
     }
 }
@@ -180,11 +217,21 @@ pub(super) fn check_modules(model: &AppModel, topology: &Topology, problems: &mu
 
     if topology.services.is_empty() {
         let message = "the topology has no service";
-        let modules = known.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-        let mend = format!("write `[service.{}]` and below it `modules = [{modules}]`", model.name);
+        let modules = known
+            .iter()
+            .map(|name| format!("\"{name}\""))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let mend = format!(
+            "write `[service.{}]` and below it `modules = [{modules}]`",
+            model.name
+        );
         problems.push(topology.problem("service", message, mend));
     } else {
-        for module in known.iter().filter(|known| !seen.iter().any(|(module, _)| module == *known)) {
+        for module in known
+            .iter()
+            .filter(|known| !seen.iter().any(|(module, _)| module == *known))
+        {
             problems.push(topology.problem(
                 "service",
                 format!("module `{module}` is in no service"),
@@ -192,8 +239,15 @@ pub(super) fn check_modules(model: &AppModel, topology: &Topology, problems: &mu
             ));
         }
     }
-    for name in topology.modules.keys().filter(|name| !known.contains(&name.as_str())) {
-        let message = format!("module `{name}` does not exist (modules: {})", listed(known.iter().copied()));
+    for name in topology
+        .modules
+        .keys()
+        .filter(|name| !known.contains(&name.as_str()))
+    {
+        let message = format!(
+            "module `{name}` does not exist (modules: {})",
+            listed(known.iter().copied())
+        );
         let mend = match crate::topology::nearest(name, known.iter().copied()) {
             Some(meant) => format!("did you mean `[module.{meant}]`?"),
             None => "remove the section".to_owned(),

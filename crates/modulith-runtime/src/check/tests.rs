@@ -20,12 +20,18 @@ fn topology(text: &str) -> Topology {
     std::fs::write(&file, text).unwrap();
     let mut topology = Topology::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
     topology.file = Some("t.toml".into());
-    topology.problems.iter_mut().for_each(|problem| problem.file = Some("t.toml".into()));
+    topology
+        .problems
+        .iter_mut()
+        .for_each(|problem| problem.file = Some("t.toml".into()));
     topology
 }
 
 fn found(model: &AppModel, text: &str) -> Vec<String> {
-    check(model, &topology(text)).iter().map(Problem::to_string).collect()
+    check(model, &topology(text))
+        .iter()
+        .map(Problem::to_string)
+        .collect()
 }
 
 /// What is wrong with a spoiled application in a sound topology.
@@ -35,7 +41,10 @@ fn spoiled(spoil: impl FnOnce(&mut AppModel)) -> Vec<String> {
     let modules: Vec<&str> = model.modules.iter().map(|module| module.name).collect();
     let mut once = modules.clone();
     once.dedup();
-    check(&model, &Topology::built_in("shop", &once)).iter().map(Problem::to_string).collect()
+    check(&model, &Topology::built_in("shop", &once))
+        .iter()
+        .map(Problem::to_string)
+        .collect()
 }
 
 #[test]
@@ -69,6 +78,10 @@ speed = 9
         [
             "t.toml:4: service.gateway: `gateway` is the name of the front door's own process; \
              give the service another name",
+            "t.toml:4: service: module `products` is in no service; \
+             add \"products\" to the `modules` of a service, or `[service.products]`",
+            "t.toml:4: service: module `payments` is in no service; \
+             add \"payments\" to the `modules` of a service, or `[service.payments]`",
             "t.toml:5: service.gateway.modules: module `prodcuts` does not exist; did you mean `products`?",
             "t.toml:6: service.gateway.listen: 0.0.0.0:7001 can be reached from other hosts; calls between services \
              are not encrypted, so they stay on loopback or Unix sockets until mutual TLS exists; \
@@ -96,15 +109,6 @@ speed = 9
             "t.toml:17: module.cart: module `cart` does not exist (modules: `products`, `payments`, `orders`); \
              remove the section",
         ]
-        .into_iter()
-        .chain([
-            "t.toml: service: module `products` is in no service; \
-             add \"products\" to the `modules` of a service, or `[service.products]`",
-            "t.toml: service: module `payments` is in no service; \
-             add \"payments\" to the `modules` of a service, or `[service.payments]`",
-        ])
-        .map(str::to_owned)
-        .collect::<Vec<_>>()
     );
 }
 
@@ -112,7 +116,7 @@ speed = 9
 fn a_topology_without_services_is_told_what_to_write() {
     assert_eq!(
         found(&shop(), "[gateway]\n"),
-        ["t.toml: service: the topology has no service; \
+        ["t.toml:1: service: the topology has no service; \
           write `[service.shop]` and below it `modules = [\"products\", \"payments\", \"orders\"]`"]
     );
 }
@@ -127,8 +131,10 @@ fn a_list_that_cannot_be_read_is_one_problem() {
 fn a_need_that_nobody_serves_is_named() {
     assert_eq!(
         spoiled(|shop| shop.modules[0].needs.push(contract("ledger", &[]))),
-        ["module products: it needs contract `ledger`, which no module serves; \
-          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"]
+        [
+            "module products: it needs contract `ledger`, which no module serves; \
+          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"
+        ]
     );
 }
 
@@ -141,7 +147,8 @@ fn a_need_of_another_version_or_schema_is_named_by_method() {
         need.methods[2].kind = Kind::Effect;
         need.methods[3].name = "find";
     });
-    let against = "module orders: it was built against another contract `products` than module `products` serves: ";
+    let against =
+        "module orders: it was built against another contract `products` than module `products` serves: ";
     let differences: Vec<&str> = (problems.iter())
         .filter_map(|problem| problem.strip_prefix(against)?.split("; ").next())
         .collect();
@@ -162,8 +169,10 @@ fn a_need_of_another_version_or_schema_is_named_by_method() {
 fn a_contract_has_one_module_and_a_module_one_name() {
     assert_eq!(
         spoiled(|shop| shop.modules.push(module("catalogue", vec![products()]))),
-        ["module catalogue: contract `products` is served by module `products` already; \
-          remove `.serves(..)` from one of them; a contract has one module"]
+        [
+            "module catalogue: contract `products` is served by module `products` already; \
+          remove `.serves(..)` from one of them; a contract has one module"
+        ]
     );
     assert_eq!(
         spoiled(|shop| shop.modules.push(module("orders", vec![]))),
@@ -172,8 +181,10 @@ fn a_contract_has_one_module_and_a_module_one_name() {
     );
     assert_eq!(
         spoiled(|shop| shop.modules.push(module("order_lines", vec![]))),
-        ["module order_lines: `order_lines` cannot name a module, since it begins the names of its tables; \
-          write lower-case letters and digits, a letter first, in `Module::new(..)`"]
+        [
+            "module order_lines: `order_lines` cannot name a module, since it begins the names of its tables; \
+          write lower-case letters and digits, a letter first, in `Module::new(..)`"
+        ]
     );
 }
 
@@ -209,8 +220,10 @@ fn a_plan_that_cannot_be_used_says_why() {
 fn a_plan_asks_only_what_its_module_declared_and_what_exists() {
     assert_eq!(
         spoiled(|shop| shop.modules[2].needs.retain(|need| need.name != "payments")),
-        ["saga orders.place_order, step `charge`: it asks `payments.charge`, but module `orders` neither needs nor \
-          serves contract `payments`; add `.needs::<..>()` with the client of `payments` to module `orders`"]
+        [
+            "saga orders.place_order, step `charge`: it asks `payments.charge`, but module `orders` neither needs nor \
+          serves contract `payments`; add `.needs::<..>()` with the client of `payments` to module `orders`"
+        ]
     );
     assert_eq!(
         spoiled(|shop| {
@@ -218,7 +231,10 @@ fn a_plan_asks_only_what_its_module_declared_and_what_exists() {
             steps[0].method = "hodl";
             steps[2].method = "recording_of_all";
             steps[3].method = "product";
-            steps[1].undo = UndoModel::ByKey { contract: "products", method: "release" };
+            steps[1].undo = UndoModel::ByKey {
+                contract: "products",
+                method: "release",
+            };
         }),
         [
             "saga orders.place_order, step `hold_stock`: it asks `products.hodl`, but contract `products` has no \
@@ -241,17 +257,22 @@ fn a_plan_asks_only_what_its_module_declared_and_what_exists() {
     });
     assert_eq!(
         other,
-        ["saga orders.place_order: modules `products` and `orders` both declare it; \
-          rename one; a saga's name is stored and must differ from the others"]
+        [
+            "saga orders.place_order: modules `products` and `orders` both declare it; \
+          rename one; a saga's name is stored and must differ from the others"
+        ]
     );
 }
 
 #[test]
 fn the_list_ends_with_its_length() {
-    let problems = Problems(check(&shop(), &topology("[service.a]\nmodules = [\"orders\", \"payments\"]\n")));
+    let problems = Problems(check(
+        &shop(),
+        &topology("[service.a]\nmodules = [\"orders\", \"payments\"]\n"),
+    ));
     assert_eq!(
         problems.to_string(),
-        "t.toml: service: module `products` is in no service; \
+        "t.toml:1: service: module `products` is in no service; \
          add \"products\" to the `modules` of a service, or `[service.products]`\n1 problem"
     );
 }

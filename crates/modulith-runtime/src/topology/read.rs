@@ -10,7 +10,8 @@ use modulith_transport::Address;
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    DRAIN_S_DEFAULT, DRAIN_S_MAX, GatewaySection, LISTEN_DEFAULT, Problem, Problems, ServiceSection, Topology, nearest,
+    DRAIN_S_DEFAULT, DRAIN_S_MAX, GatewaySection, LISTEN_DEFAULT, Problem, Problems, ServiceSection,
+    Topology, nearest,
 };
 
 const SECTIONS: [&str; 3] = ["gateway", "service", "module"];
@@ -20,15 +21,31 @@ const SERVICE_KEYS: [&str; 4] = ["modules", "listen", "database", "replicas"];
 pub(super) fn load(path: &Path) -> Result<Topology, Problems> {
     let refuse = |line, message: String, mend: &str| {
         let file = Some(path.to_owned());
-        Err(Problems(vec![Problem { file, line, key: String::new(), message, mend: mend.to_owned() }]))
+        Err(Problems(vec![Problem {
+            file,
+            line,
+            key: String::new(),
+            message,
+            mend: mend.to_owned(),
+        }]))
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) => return refuse(None, error.to_string(), "name a readable topology file with --topology"),
+        Err(error) => {
+            return refuse(
+                None,
+                error.to_string(),
+                "name a readable topology file with --topology",
+            );
+        }
     };
     parse(path, &text).or_else(|error| {
         let line = error.span().map(|span| line_at(&text, span.start));
-        refuse(line, error.message().trim().replace('\n', ", "), "write valid TOML there (https://toml.io)")
+        refuse(
+            line,
+            error.message().trim().replace('\n', ", "),
+            "write valid TOML there (https://toml.io)",
+        )
     })
 }
 
@@ -38,7 +55,11 @@ fn parse(path: &Path, text: &str) -> Result<Topology, toml_edit::TomlError> {
     let values: toml::Table = toml::from_str(text).unwrap_or_default();
     let mut reader = Reader {
         text,
-        topology: Topology { file: Some(path.to_owned()), services: Vec::new(), ..Topology::built_in("", &[]) },
+        topology: Topology {
+            file: Some(path.to_owned()),
+            services: Vec::new(),
+            ..Topology::built_in("", &[])
+        },
     };
     reader.root(document.as_table());
     let mut topology = reader.topology;
@@ -52,7 +73,11 @@ fn parse(path: &Path, text: &str) -> Result<Topology, toml_edit::TomlError> {
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+    text.as_bytes()[..offset.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
 }
 
 struct Reader<'a> {
@@ -68,9 +93,16 @@ impl Reader<'_> {
                 ("gateway", Some(section)) => self.gateway(section),
                 ("service", Some(services)) => self.each_section("service", services, Self::service),
                 ("module", Some(modules)) => self.each_section("module", modules, |_, _, _| {}),
-                ("gateway", None) => self.wrong_type(name, item, "a section", "write `[gateway]` on a line of its own"),
+                ("gateway", None) => {
+                    self.wrong_type(name, item, "a section", "write `[gateway]` on a line of its own")
+                }
                 ("service" | "module", None) => {
-                    self.wrong_type(name, item, "a section", &format!("write `[{name}.NAME]` on a line of its own"));
+                    self.wrong_type(
+                        name,
+                        item,
+                        "a section",
+                        &format!("write `[{name}.NAME]` on a line of its own"),
+                    );
                 }
                 _ => self.unknown("", name, &SECTIONS),
             }
@@ -107,7 +139,9 @@ impl Reader<'_> {
         for (name, item) in section.iter() {
             match name {
                 "listen" => {
-                    gateway.listen = self.address("gateway.listen", item, LISTEN_DEFAULT).unwrap_or(gateway.listen);
+                    gateway.listen = self
+                        .address("gateway.listen", item, LISTEN_DEFAULT)
+                        .unwrap_or(gateway.listen);
                 }
                 "drain_s" => {
                     let drain_s = self.count("gateway.drain_s", item, DRAIN_S_DEFAULT);
@@ -217,8 +251,15 @@ impl Reader<'_> {
     /// Notes where the keys of a table stand.
     fn lines(&mut self, parent: &str, table: &dyn TableLike) {
         for (name, item) in table.iter() {
-            let span = table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
-            let key = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
+            let span = table
+                .key(name)
+                .and_then(toml_edit::Key::span)
+                .or_else(|| item.span());
+            let key = if parent.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{parent}.{name}")
+            };
             let line = self.line(span);
             self.note(key, line);
         }
@@ -235,8 +276,16 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, parent: &str, name: &str, known: &[&str]) {
-        let key = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
-        let list = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+        let key = if parent.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{parent}.{name}")
+        };
+        let list = known
+            .iter()
+            .map(|known| format!("`{known}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let mend = match nearest(name, known.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("remove it; known here: {list}"),
@@ -245,7 +294,11 @@ impl Reader<'_> {
     }
 
     fn wrong_type(&mut self, key: &str, item: &Item, expected: &str, mend: &str) {
-        self.add(key, format!("{expected} is expected, not {}", with_article(item.type_name())), mend);
+        self.add(
+            key,
+            format!("{expected} is expected, not {}", with_article(item.type_name())),
+            mend,
+        );
     }
 
     fn add(&mut self, key: &str, message: impl Into<String>, mend: impl Into<String>) {
@@ -255,6 +308,10 @@ impl Reader<'_> {
 }
 
 fn with_article(type_name: &str) -> String {
-    let article = if type_name.starts_with(['a', 'i', 'o']) { "an" } else { "a" };
+    let article = if type_name.starts_with(['a', 'i', 'o']) {
+        "an"
+    } else {
+        "a"
+    };
     format!("{article} {type_name}")
 }

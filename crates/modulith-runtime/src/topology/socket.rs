@@ -26,14 +26,18 @@ pub(super) fn place(socket: &Path, data: &Path) -> PathBuf {
 
 /// Makes the folder that a socket is in: for this user only, and never one that somebody else has prepared.
 pub(super) fn make_folder(socket: &Path, data: &Path) -> io::Result<()> {
-    let Some(folder) = socket.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let Some(folder) = socket.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     if folder == temporary_folder(data) {
         let found = std::fs::symlink_metadata(folder)?;
         let own = rustix::process::getuid().as_raw();
         if !found.is_dir() || found.uid() != own || found.mode() & 0o077 != 0 {
-            let message =
-                format!("{}: not a folder of this user alone; remove it, or use a shorter --data", folder.display());
+            let message = format!(
+                "{}: not a folder of this user alone; remove it, or use a shorter --data",
+                folder.display()
+            );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
     }
@@ -42,10 +46,15 @@ pub(super) fn make_folder(socket: &Path, data: &Path) -> io::Result<()> {
 
 fn temporary_folder(data: &Path) -> PathBuf {
     let digest = ring::digest::digest(&ring::digest::SHA256, canonical(data).as_os_str().as_bytes());
-    let hash: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = digest.as_ref()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     std::env::temp_dir().join(format!("modulith-{}-{hash}", rustix::process::getuid().as_raw()))
 }
 
 fn canonical(data: &Path) -> PathBuf {
-    data.canonicalize().or_else(|_| std::path::absolute(data)).unwrap_or_else(|_| data.to_owned())
+    data.canonicalize()
+        .or_else(|_| std::path::absolute(data))
+        .unwrap_or_else(|_| data.to_owned())
 }

@@ -19,6 +19,10 @@ use crate::book::{
 use crate::checkout::{PlaceOrder, Purchase};
 use crate::returns::{ReturnGoods, Returned, TakeBack, TakeBackRefused};
 
+/// Far beyond any real line, and far from the end of the integers.
+const UNITS_MAX: u32 = 1_000_000;
+const UNIT_PRICE_MINOR_MAX: i64 = 1_000_000_000;
+
 #[derive(Clone)]
 struct Office {
     book: OrderBookClient,
@@ -167,8 +171,10 @@ fn check(invoices: &[Booked]) -> Result<(), Problem> {
         let at = |field: &str| format!("invoices[{place}].{field}");
         invalid.check(!booked.invoice.is_empty(), &at("invoice"), "must not be empty");
         invalid.check(!booked.lines.is_empty(), &at("lines"), "must not be empty");
-        let positive = booked.lines.iter().all(|line| line.quantity > 0 && line.unit_price_minor > 0);
-        invalid.check(positive, &at("lines"), "must have positive quantities and prices");
+        let sane = |line: &NewLine| {
+            (1..=UNITS_MAX).contains(&line.quantity) && (1..=UNIT_PRICE_MINOR_MAX).contains(&line.unit_price_minor)
+        };
+        invalid.check(booked.lines.iter().all(sane), &at("lines"), "must have positive quantities and prices");
     }
     invalid.finish()
 }

@@ -119,6 +119,7 @@ fn earlier(state: SagaState<Placed>) -> Result<Option<Placed>, Problem> {
         SagaState::Unused => Ok(None),
         SagaState::Done(placed) => Ok(Some(placed)),
         SagaState::Refused(refused) => Err(refused.into()),
+        SagaState::Aborted(not_run) => Err(not_run.into()),
         SagaState::Running => Err(NotRun::new(NotRunReason::Running, "the checkout runs").into()),
         SagaState::KeyReused => Err(NotRun::new(NotRunReason::KeyReused, "the key has another body").into()),
     }

@@ -156,7 +156,8 @@ impl Provider {
             })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok((status, body.map_err(|error| unknown(error.to_string()))?.to_bytes()))
+            let body = body.map_err(|error| unknown(error.to_string()))?;
+            Ok::<_, CallFault>((status, body.to_bytes()))
         };
         let late = |_| unknown(format!("no answer within {ATTEMPT:?}"));
         let (status, body) = tokio::time::timeout(ATTEMPT, exchange).await.map_err(late)??;

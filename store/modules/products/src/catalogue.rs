@@ -3,7 +3,7 @@
 use modulith::{Answer, Fault, Never, Snapshot, Tx, contract};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store_payments_contract::{Currency, Money};
+use store_payments_contract::Money;
 use store_products_contract::{Product, ProductId};
 
 /// Private to the module.

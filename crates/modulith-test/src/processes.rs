@@ -1,0 +1,42 @@
+//! Real processes: whose children they are, killing one, and what memory they take. Linux only.
+
+use std::fs;
+
+/// `kill -9`.
+pub fn kill(process: u32) {
+    // It may have ended by itself.
+    let _ = std::process::Command::new("kill").args(["-9", &process.to_string()]).status();
+}
+
+/// The living children of a process, with their command lines.
+pub fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    numbers.filter(|process| parent_of(*process) == Some(parent)).map(|process| (process, arguments(process))).collect()
+}
+
+/// The child that runs `--service NAME`.
+pub fn child_of(parent: u32, service: &str) -> Option<u32> {
+    let runs = |arguments: &[String]| arguments.windows(2).any(|pair| pair[0] == "--service" && pair[1] == service);
+    children(parent).into_iter().find(|(_, arguments)| runs(arguments)).map(|(process, _)| process)
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may itself have spaces and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" { None } else { fields.next()?.parse().ok() }
+}
+
+fn arguments(process: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+}
+
+/// A process's memory with shared pages counted in proportion.
+pub fn proportional_set_size_kib(process: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}

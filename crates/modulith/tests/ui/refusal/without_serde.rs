@@ -1,8 +1,0 @@
-use modulith::Refusal;
-
-#[derive(Debug, Refusal)]
-pub enum HoldRefused {
-    SoldOut,
-}
-
-fn main() {}

@@ -1,0 +1,160 @@
+//! `kill -9` at each step boundary of a checkout in flight: every order is whole or gone, and its key answers.
+
+use modulith_test::{Application, Response, child_of, kill, until};
+use serde_json::json;
+
+use crate::shop::{CARD, Customer, clean_audit, products, program, settled, split_topology, stock};
+
+/// Where the coordinator can die: before and after each of its steps, and within the transactions it runs.
+const COORDINATOR: [&str; 10] = [
+    "orders.place:hold_stock:before",
+    "orders.place:hold_stock:in-transaction",
+    "orders.place:hold_stock:after",
+    "orders.place:debit:before",
+    "orders.place:debit:in-transaction",
+    "orders.place:debit:after",
+    "orders.place:record:in-transaction",
+    "orders.place:record:after",
+    "orders.place:sell:in-transaction",
+    "orders.place:end:before",
+];
+/// Where a participant can die: before, within and after its own transaction.
+const PARTICIPANTS: [&str; 6] = [
+    "products.hold:before",
+    "products.hold:in-transaction",
+    "products.hold:after",
+    "payments.debit:before",
+    "payments.debit:in-transaction",
+    "payments.debit:after",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_monolith_dies_at_each_boundary() -> anyhow::Result<()> {
+    // In one process a checkout is one run: these are the places it comes to.
+    let fused = [
+        "orders.place:hold_stock:before",
+        "orders.place:hold_stock:in-transaction",
+        "orders.place:debit:in-transaction",
+        "orders.place:record:in-transaction",
+        "orders.place:sell_stock:in-transaction",
+        "orders.place:hold_stock:after",
+    ];
+    for place in fused {
+        dies_at(place, "monolith", None).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_dies_at_each_boundary() -> anyhow::Result<()> {
+    for place in COORDINATOR.into_iter().chain(PARTICIPANTS) {
+        dies_at(place, "split", Some(split_topology())).await?;
+    }
+    Ok(())
+}
+
+/// One order, during which a process dies at `place`; in the end it is there once, or not at all.
+async fn dies_at(place: &str, topology: &'static str, file: Option<std::path::PathBuf>) -> anyhow::Result<()> {
+    eprintln!("--- {topology}: {place}");
+    let marks = tempfile::tempdir()?;
+    let mark = marks.path().join("died");
+    let crash = format!("{place}@{}", mark.display());
+    let environment = [("MODULITH_CRASH_AT", &*crash)];
+    let program = program();
+    let mut app = Application::start(program.path(), topology, file.as_deref(), &environment).await?;
+    let kim = Customer::sign_up(&app, "kim@example.org").await?;
+    let shelf = products(&app, 1).await?;
+    let before = stock(&app, &shelf[0]).await?;
+    let lines = [(&*shelf[0], 2)];
+
+    // The answer may be anything, also none; what counts is what stands afterwards.
+    let first = kim.order(&app, "the-key", &lines, CARD).await;
+    assert!(mark.exists(), "{place} was never reached; the answer was {first:?}");
+    if app.is_monolith() {
+        app.start_again(&environment).await?;
+    }
+    let answer = final_answer(&app, &kim, &lines).await;
+    if let Ok(first) = &first
+        && first.status == 201
+    {
+        assert_eq!(first.json, answer.json, "{place}: what was acknowledged is what stands");
+    }
+    assert_eq!(answer.status, 201, "{place}: {}", answer.json);
+    let again = kim.order(&app, "the-key", &lines, CARD).await?;
+    assert_eq!((again.status, &again.json), (201, &answer.json), "{place}: the same key, the same answer");
+    settled(&app).await;
+    assert_eq!(stock(&app, &shelf[0]).await?, before - 2, "{place}");
+    let report = clean_audit(&app).await?;
+    assert_eq!((&report["orders"], &report["payments"]), (&json!(1), &json!(1)), "{place}: {report}");
+    app.stop().await
+}
+
+/// Repeats the key until it has an answer that stands.
+async fn final_answer(app: &Application, customer: &Customer, lines: &[(&str, i64)]) -> Response {
+    until("an answer that stands", async || {
+        match customer.order(app, "the-key", lines, CARD).await {
+            Ok(response) if !matches!(response.status, 409 | 500..) => Some(response),
+            _ => None,
+        }
+    })
+    .await
+}
+
+/// Whole processes die at moments that nobody chose, while orders come in.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Result<()> {
+    let rounds = 5;
+    for (topology, file) in [("monolith", None), ("split", Some(split_topology()))] {
+        let program = program();
+        let mut app = Application::start(program.path(), topology, file.as_deref(), &[]).await?;
+        let ned = Customer::sign_up(&app, "ned@example.org").await?;
+        let shelf = products(&app, 1).await?;
+        let mut acknowledged = Vec::new();
+        for round in 0..rounds {
+            let victims = ["orders", "products", "payments", "cart", "users"];
+            let orders = async {
+                let mut done = Vec::new();
+                for number in 0..6 {
+                    let key = format!("{round}-{number}");
+                    if let Ok(response) = ned.order(&app, &key, &[(&shelf[0], 1)], CARD).await
+                        && response.status == 201
+                    {
+                        done.push((key, response.json));
+                    }
+                }
+                done
+            };
+            let murder = async {
+                // Some way into the orders, at no particular place.
+                tokio::task::yield_now().await;
+                match app.process() {
+                    Some(process) if app.is_monolith() => kill(process),
+                    Some(process) => {
+                        let service = victims[round % victims.len()];
+                        if let Some(child) = child_of(process, service) {
+                            kill(child);
+                        }
+                    }
+                    None => {}
+                }
+            };
+            let (done, ()) = tokio::join!(orders, murder);
+            acknowledged.extend(done);
+            if app.is_monolith() {
+                app.start_again(&[]).await?;
+            }
+            until("the application to be ready", async || {
+                app.get("/readyz").await.ok().filter(|response| response.status == 200)
+            })
+            .await;
+        }
+        for (key, json) in &acknowledged {
+            let again = ned.order(&app, key, &[(&shelf[0], 1)], CARD).await?;
+            assert_eq!((again.status, &again.json), (201, json), "{topology}: {key}");
+        }
+        let report = clean_audit(&app).await?;
+        assert!(report["orders"].as_u64() >= Some(acknowledged.len() as u64), "{report}");
+        app.stop().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The store as its users see it: one body in every topology, over real processes, sockets and files.
+
+mod boundaries;
+mod crashes;
+mod imports;
+mod mounted;
+mod processes;
+mod shop;
+mod shopping;

@@ -1,0 +1,136 @@
+//! The processes of a topology: started in any order, restarted, stopped, and never left behind.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use modulith_test::{Application, Request, child_of, children, kill, until};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::shop::{Customer, program, split_topology};
+
+async fn split() -> anyhow::Result<Application> {
+    Application::start(program().path(), "split", Some(&split_topology()), &[]).await
+}
+
+fn is_alive(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_parent_leaves_no_child() -> anyhow::Result<()> {
+    let app = split().await?;
+    let family: Vec<u32> = children(app.process().expect("started here")).into_iter().map(|(child, _)| child).collect();
+    assert_eq!(family.len(), 6, "five services and the gateway");
+    app.kill();
+    until("all children to end", async || family.iter().all(|child| !is_alive(*child)).then_some(())).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_service_comes_back_and_the_others_go_on() -> anyhow::Result<()> {
+    let app = split().await?;
+    let parent = app.process().expect("started here");
+    let products = child_of(parent, "products").expect("a service of its own");
+    kill(products);
+    let down = until("the gateway to notice", async || {
+        let response = app.get("/products").await.ok()?;
+        (response.status == 503).then_some(response)
+    });
+    // It may be back before anybody asked.
+    let down = tokio::time::timeout(Duration::from_millis(500), down).await;
+    if let Ok(down) = down {
+        assert_eq!(down.headers["content-type"], "application/problem+json");
+    }
+    assert_eq!(Customer::sign_up(&app, "ivo@example.org").await.map(|_| ()).is_ok(), true, "users go on");
+    until("products to come back", async || {
+        app.get("/products").await.ok().filter(|response| response.status == 200)
+    })
+    .await;
+    assert_ne!(child_of(parent, "products"), Some(products));
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_its_peers_is_alive_and_says_whom_it_waits_for() -> anyhow::Result<()> {
+    let data = tempfile::tempdir()?;
+    let topology = split_topology();
+    let start = |service: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_store"));
+        command.args(["run", "--service", service, "--listen", "127.0.0.1:0", "--topology"]).arg(&topology);
+        command.arg("--data").arg(data.path()).env("MODULITH_CONTROL", "1").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+    };
+    let mut orders = start("orders")?;
+    let mut lines = BufReader::new(orders.stdout.take().expect("piped")).lines();
+    let waiting = async {
+        while let Some(line) = lines.next_line().await? {
+            if let Some(missing) = line.strip_prefix("waiting ") {
+                return Ok::<_, std::io::Error>(missing.to_owned());
+            }
+        }
+        Ok(String::new())
+    };
+    let missing = waiting.await?;
+    for service in ["products", "payments", "cart"] {
+        assert!(missing.contains(&format!("`{service}`")), "{missing}");
+    }
+    // Its peers come in any order, and it becomes ready.
+    let others: Vec<_> = ["payments", "users", "cart", "products"].map(start).into_iter().collect::<Result<_, _>>()?;
+    loop {
+        let line = lines.next_line().await?.expect("orders goes on");
+        if line == "ready" {
+            break;
+        }
+    }
+    drop(others);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_is_never_answered_with_an_empty_store() -> anyhow::Result<()> {
+    let app = Application::start(program().path(), "monolith", None, &[]).await?;
+    let ian = Customer::sign_up(&app, "ian@example.org").await?;
+    assert_eq!(ian.get(&app, "/users/me").await?.status, 200);
+    // While it runs, a second process on the same data is refused.
+    let run = |topology: Option<std::path::PathBuf>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_store"));
+        command.args(["run", "--listen", "127.0.0.1:0", "--data"]).arg(app.data());
+        if let Some(topology) = topology {
+            command.arg("--topology").arg(topology);
+        }
+        command.kill_on_drop(true).output()
+    };
+    let second = run(None).await?;
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("in use by another process"), "{said}");
+    // A topology that puts the data elsewhere is refused, with the place where it is.
+    let moved = run(Some(split_topology())).await?;
+    assert!(!moved.status.success());
+    let said = String::from_utf8_lossy(&moved.stderr).into_owned();
+    assert!(said.contains("store.db") && said.contains("users"), "{said}");
+    app.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn internal_sockets_believe_nobody_without_the_token() -> anyhow::Result<()> {
+    let app = split().await?;
+    let socket = app.data().join("run/users.sock");
+    if socket.exists() {
+        let stream = tokio::net::UnixStream::connect(&socket).await?;
+        let mut stream = BufReader::new(stream);
+        let request = "GET /users/me HTTP/1.1\r\nhost: x\r\nmodulith-principal: {\"User\":\"x\"}\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await?;
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        assert!(line.starts_with("HTTP/1.1 401"), "{line}");
+    }
+    let keys = std::fs::metadata(app.data().join("keys/admin.token"))?;
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&keys.permissions()) & 0o777, 0o600);
+    let counts = app.send(Request::get("/admin/sagas").admin()).await?;
+    assert_eq!(counts.json, json!({"open": 0, "attention": 0}));
+    app.stop().await
+}
