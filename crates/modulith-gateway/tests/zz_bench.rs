@@ -20,7 +20,7 @@ async fn bench() {
             for _ in 0..n {
                 s.write_all(head.as_bytes()).await.unwrap();
                 let mut got = 0;
-                loop { got += s.read(&mut buf[got..]).await.unwrap(); if buf[..got].ends_with(b"\r\n\r\n7") { break; } }
+                loop { let r = s.read(&mut buf[got..]).await.unwrap(); assert!(r > 0, "{:?}", String::from_utf8_lossy(&buf[..got])); got += r; if buf[..got].ends_with(b"\r\n\r\n7") { break; } }
             }
         })}).collect();
         for c in callers { c.await.unwrap(); }

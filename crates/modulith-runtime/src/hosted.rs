@@ -222,13 +222,17 @@ impl Hosted {
         if !by_key {
             let module = self.modules.expect(contract).map_err(NotRun::from)?.clone();
             let (contract, method) = (contract.to_owned(), method.to_owned());
-            return self
+            let place = format!("{contract}.{method}");
+            let undone = self
                 .database
                 .write_reserved(move |session| {
                     let undo = module.expect_method(&contract, &method)?;
+                    crash_point(|| format!("{contract}.{method}:in-transaction"));
                     inbox::undo_by_answer(session, &module, &key, undo)
                 })
                 .await;
+            crash_point(|| format!("{place}:after"));
+            return undone;
         }
         match self.seal(contract, key).await? {
             SealEnd::Sealed | SealEnd::Refused(_) => return Ok(UndoEnd::NothingDone),

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use tower::ServiceExt;
 
 use crate::app::App;
 use crate::host::{HEALTH, Host, StartError};
@@ -35,7 +37,7 @@ impl Mounted {
     /// The modules' endpoints and `/admin/…`, for [`Router::merge`]. Health stays the program's business; see
     /// [`Mounted::missing`].
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
-        let edge = self.host.edge();
+        let edge = self.host.edge().map_request(without_extensions);
         let own = self.host.routes.iter().map(|(prefix, _)| prefix).filter(|prefix| !HEALTH.contains(prefix));
         own.fold(Router::new(), |router, prefix| {
             router.route_service(prefix, edge.clone()).route_service(&format!("{prefix}/{{*rest}}"), edge.clone())
@@ -51,4 +53,12 @@ impl Mounted {
     pub async fn stop(self) {
         self.host.stop(self.drain).await;
     }
+}
+
+/// The program's own router has matched `{*rest}` and left it in the extensions, where a module's `Path` would
+/// take it for one of its own parameters.
+fn without_extensions(request: Request) -> Request {
+    let (mut parts, body) = request.into_parts();
+    parts.extensions = http::Extensions::new();
+    Request::from_parts(parts, body)
 }

@@ -40,7 +40,7 @@ async fn a_module_moves_into_an_existing_program() -> anyhow::Result<()> {
     let products = http.send(Request::get("/products?limit=2")).await?;
     assert_eq!((products.status, products.json["items"].as_array().map(Vec::len)), (200, Some(2)));
     // The modules' paths are behind modulith's edge; the program's own are not touched by it.
-    assert_eq!(http.send(Request::get("/products/none")).await?.problem(), "not-found");
+    assert_eq!(http.send(Request::get("/products/none")).await?.problem(), "no-such-product");
     assert_eq!(http.send(Request::get("/orders")).await?.body, "", "the program's own 404");
     drop(http);
     let _ = stop.send(());
