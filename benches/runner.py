@@ -55,13 +55,33 @@ class Candidate:
 
 
 def prepare_store(binary, data, url):
-    """Stocks the store's catalogue; called when the store is ready and before it is loaded.
+    """Stocks the store as the peers stock themselves: 1,000 products that do not sell out.
 
-    The peers seed themselves with 1,000 products of nearly endless stock. The store ships a small
-    catalogue whose stock is finite, so this is the place for what makes it last: `binary` can be run
-    with `import FILE --data DATA` for a file in the UCI Online Retail format, or the admin interface
-    called at `url`.
+    The small catalogue that the store ships has a finite stock, so its products get more of it too.
     """
+    token = (data / "keys" / "admin.token").read_text().strip()
+    products, after = [], ""
+    while True:
+        page = fetch(f"{url}/products?limit=100{after}")
+        products += [{"id": item["id"], "name": item["name"], "price": item["price"]} for item in page["items"]]
+        if not page["next"]:
+            break
+        after = f"&after={page['next']}"
+    for number in range(1000 - len(products)):
+        price = {"amount": 100 + number, "currency": "GBP"}
+        products.append({"id": f"BENCH-{number:04}", "name": f"Product {number}", "price": price})
+    for at in range(0, len(products), 500):
+        supplied = [product | {"units": 1_000_000_000} for product in products[at : at + 500]]
+        body = json.dumps({"source": f"benchmark {at}", "products": supplied}).encode()
+        fetch(f"{url}/admin/products/supply", body, token)
+
+
+def fetch(url, body=None, token=None):
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, data=body, headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        text = response.read()
+        return json.loads(text) if text else None
 
 
 STORE_ARGUMENTS = ["run"]

@@ -28,10 +28,15 @@ pub(crate) struct Target {
 impl Target {
     /// `url` without a path: `http://127.0.0.1:8080`.
     pub(crate) fn new(url: &str, admin_token: &str) -> anyhow::Result<Self> {
-        let mut authorization = HeaderValue::try_from(format!("Bearer {admin_token}")).context("the admin token")?;
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {admin_token}")).context("the admin token")?;
         authorization.set_sensitive(true);
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), authorization })
+        Ok(Self {
+            http,
+            url: url.trim_end_matches('/').to_owned(),
+            authorization,
+        })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -50,10 +55,12 @@ impl Target {
             let last = match self.attempt(&method, path, body.clone()).await {
                 Ok((status, answer)) if status.is_success() => {
                     let answer = if answer.is_empty() { b"null" } else { &answer[..] };
-                    return serde_json::from_slice(answer).with_context(|| format!("answer of {method} {path}"));
+                    return serde_json::from_slice(answer)
+                        .with_context(|| format!("answer of {method} {path}"));
                 }
                 Ok((status, answer)) => {
-                    let error = anyhow::anyhow!("{method} {path}: {status}: {}", String::from_utf8_lossy(&answer));
+                    let error =
+                        anyhow::anyhow!("{method} {path}: {status}: {}", String::from_utf8_lossy(&answer));
                     let passing = status == StatusCode::CONFLICT || status.is_server_error();
                     if !passing {
                         return Err(error);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{AnyBox, BoxFuture, Command, ContractModel, Effect, EffectRan, Kind, Query, QuerySlot, Ran, Wire};
-use crate::key::ClientKey;
-use crate::outcome::{
-    CallError, CallFault, Failed, Fault, NotRun, Outcome, Refusal, Unknown, UnknownReason,
+use crate::contract::{
+    AnyBox, BoxFuture, Command, ContractModel, Effect, EffectRan, Kind, Query, QuerySlot, Ran, Wire,
 };
+use crate::key::ClientKey;
+use crate::outcome::{CallError, CallFault, Failed, Fault, NotRun, Outcome, Refusal, Unknown, UnknownReason};
 use crate::saga::{Saga, SagaRefused};
 
 /// A contract's typed client, as the macro writes it.
@@ -28,7 +28,12 @@ pub trait LocalCalls: Send + Sync {
     /// Whether the query has to run on the pool for heavy ones, and its slot be boxed.
     fn is_heavy(&self, method: usize) -> bool;
     fn heavy_query(&self, method: usize, slot: AnyBox) -> BoxFuture<'_, Result<AnyBox, NotRun>>;
-    fn command(&self, method: usize, request: AnyBox, key: Option<ClientKey>) -> BoxFuture<'_, Result<Done, CallFault>>;
+    fn command(
+        &self,
+        method: usize,
+        request: AnyBox,
+        key: Option<ClientKey>,
+    ) -> BoxFuture<'_, Result<Done, CallFault>>;
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan>;
 }
 
@@ -67,18 +72,27 @@ enum Link {
 
 impl Client {
     pub fn local(calls: Arc<dyn LocalCalls>) -> Self {
-        Self { link: Link::Local(calls), key: None }
+        Self {
+            link: Link::Local(calls),
+            key: None,
+        }
     }
 
     pub fn remote(calls: Arc<dyn RemoteCalls>) -> Self {
-        Self { link: Link::Remote(calls), key: None }
+        Self {
+            link: Link::Remote(calls),
+            key: None,
+        }
     }
 
     /// The same client, whose commands carry an explicit key: a repeat within its retention (24 hours) gets the
     /// first answer, also after a restart of caller and callee. Without one a command gets an automatic key
     /// that lives as long as this process.
     pub fn keyed(&self, key: ClientKey) -> Self {
-        Self { link: self.link.clone(), key: Some(key) }
+        Self {
+            link: self.link.clone(),
+            key: Some(key),
+        }
     }
 
     pub async fn query<Req: Wire, T: Wire, E: Refusal>(
@@ -88,10 +102,15 @@ impl Client {
     ) -> Result<T, CallError<E>> {
         match &self.link {
             Link::Local(local) => {
-                let mut slot = QuerySlot::<Req, T, E> { request: Some(request), answer: None };
+                let mut slot = QuerySlot::<Req, T, E> {
+                    request: Some(request),
+                    answer: None,
+                };
                 if local.is_heavy(token.index) {
                     let boxed = local.heavy_query(token.index, Box::new(slot)).await?;
-                    slot = *boxed.downcast().map_err(|_| unreadable("a query's slot changed its type"))?;
+                    slot = *boxed
+                        .downcast()
+                        .map_err(|_| unreadable("a query's slot changed its type"))?;
                 } else {
                     local.query(token.index, &mut slot)?;
                 }
@@ -153,7 +172,13 @@ impl Client {
         kind: Kind,
         request: &Req,
     ) -> Result<RemoteCall, NotRun> {
-        Ok(RemoteCall { contract, method, kind, key: self.key, request: crate::encode(request)? })
+        Ok(RemoteCall {
+            contract,
+            method,
+            kind,
+            key: self.key,
+            request: crate::encode(request)?,
+        })
     }
 }
 
@@ -222,13 +247,19 @@ pub struct SagaClient<S> {
 
 impl<S> Clone for SagaClient<S> {
     fn clone(&self) -> Self {
-        Self { calls: self.calls.clone(), saga: PhantomData }
+        Self {
+            calls: self.calls.clone(),
+            saga: PhantomData,
+        }
     }
 }
 
 impl<S: Saga> SagaClient<S> {
     pub fn new(calls: Arc<dyn SagaCalls>) -> Self {
-        Self { calls, saga: PhantomData }
+        Self {
+            calls,
+            saga: PhantomData,
+        }
     }
 
     /// Runs the saga and returns the pivot's answer as soon as the pivot has committed.

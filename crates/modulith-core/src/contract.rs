@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::outcome::{
-    Answer, CallError, Failed, Fault, FaultKind, NotRun, NotRunReason, Outcome, Refusal, RefusalRecord, Unknown,
+    Answer, CallError, Failed, Fault, FaultKind, NotRun, NotRunReason, Outcome, Refusal, RefusalRecord,
+    Unknown,
 };
 use crate::tx::{Snapshot, Tx};
 
@@ -115,7 +116,10 @@ impl Codec {
 
 pub(crate) fn downcast<T: 'static>(value: &dyn Any) -> Result<&T, Fault> {
     value.downcast_ref::<T>().ok_or_else(|| {
-        Fault::new(FaultKind::Encoding, format!("a slot does not hold {}", std::any::type_name::<T>()))
+        Fault::new(
+            FaultKind::Encoding,
+            format!("a slot does not hold {}", std::any::type_name::<T>()),
+        )
     })
 }
 
@@ -168,9 +172,16 @@ pub trait EffectFn: Send + Sync {
 /// A module's code for one method.
 pub enum Handler {
     /// `heavy` queries run on a pool of their own instead of on the caller's thread.
-    Query { run: Box<dyn QueryFn>, heavy: bool },
-    Command { run: Box<dyn CommandFn> },
-    Effect { run: std::sync::Arc<dyn EffectFn> },
+    Query {
+        run: Box<dyn QueryFn>,
+        heavy: bool,
+    },
+    Command {
+        run: Box<dyn CommandFn>,
+    },
+    Effect {
+        run: std::sync::Arc<dyn EffectFn>,
+    },
 }
 
 /// One served method.
@@ -198,7 +209,10 @@ pub struct Served {
 
 impl Served {
     pub fn new(contract: ContractModel) -> Self {
-        Self { contract, methods: Vec::new() }
+        Self {
+            contract,
+            methods: Vec::new(),
+        }
     }
 
     pub fn query<Req: Wire, T: Wire, E: Refusal>(
@@ -207,8 +221,16 @@ impl Served {
         heavy: bool,
         code: impl Fn(&Snapshot<'_>, Req) -> Answer<T, E> + Send + Sync + 'static,
     ) -> Self {
-        let run = Box::new(TypedQuery { code, types: PhantomData });
-        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Query { run, heavy });
+        let run = Box::new(TypedQuery {
+            code,
+            types: PhantomData,
+        });
+        self.push(
+            token.index,
+            token.method,
+            Codec::of::<Req, T, E>(),
+            Handler::Query { run, heavy },
+        );
         self
     }
 
@@ -217,8 +239,16 @@ impl Served {
         token: Command<Req, T, E>,
         code: impl Fn(&mut Tx<'_>, Req) -> Answer<T, E> + Send + Sync + 'static,
     ) -> Self {
-        let run = Box::new(TypedCommand { code, types: PhantomData });
-        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Command { run });
+        let run = Box::new(TypedCommand {
+            code,
+            types: PhantomData,
+        });
+        self.push(
+            token.index,
+            token.method,
+            Codec::of::<Req, T, E>(),
+            Handler::Command { run },
+        );
         self
     }
 
@@ -230,13 +260,26 @@ impl Served {
     where
         F: Future<Output = Result<T, CallError<E>>> + Send + 'static,
     {
-        let run = std::sync::Arc::new(TypedEffect { code, types: PhantomData });
-        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Effect { run });
+        let run = std::sync::Arc::new(TypedEffect {
+            code,
+            types: PhantomData,
+        });
+        self.push(
+            token.index,
+            token.method,
+            Codec::of::<Req, T, E>(),
+            Handler::Effect { run },
+        );
         self
     }
 
     fn push(&mut self, index: usize, name: &'static str, codec: Codec, handler: Handler) {
-        assert_eq!(index, self.methods.len(), "methods of {} are served in their order", self.contract.name);
+        assert_eq!(
+            index,
+            self.methods.len(),
+            "methods of {} are served in their order",
+            self.contract.name
+        );
         self.methods.push(ServedMethod { name, codec, handler });
     }
 }
@@ -359,7 +402,10 @@ impl ContractModel {
         let mut text = String::new();
         canonical(&model, &mut text);
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.as_ref()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -368,8 +414,10 @@ impl ContractModel {
 fn canonical(value: &serde_json::Value, text: &mut String) {
     match value {
         serde_json::Value::Object(fields) => {
-            let mut fields: Vec<_> =
-                fields.iter().filter(|(key, value)| *key != "description" || !value.is_string()).collect();
+            let mut fields: Vec<_> = fields
+                .iter()
+                .filter(|(key, value)| *key != "description" || !value.is_string())
+                .collect();
             fields.sort_by_key(|(key, _)| key.as_str());
             text.push('{');
             for (key, field) in fields {

@@ -14,32 +14,40 @@ mod tx;
 mod value;
 
 pub use client::{
-    Client, ContractClient, Done, LocalCalls, RemoteCall, RemoteCalls, SagaCalls, SagaClient, SagaEnd, SagaState,
+    Client, ContractClient, Done, LocalCalls, RemoteCall, RemoteCalls, SagaCalls, SagaClient, SagaEnd,
+    SagaState,
 };
 pub use context::{Context, Principal};
 pub use contract::{
-    AnyBox, BoxFuture, Codec, Command, CommandFn, ContractModel, Effect, EffectFn, EffectRan, Handler, Kind, MethodModel,
-    Query, QueryFn, QuerySlot, Ran, Served, ServedMethod, Wire,
+    AnyBox, BoxFuture, Codec, Command, CommandFn, ContractModel, Effect, EffectFn, EffectRan, Handler, Kind,
+    MethodModel, Query, QueryFn, QuerySlot, Ran, Served, ServedMethod, Wire,
 };
 pub use crash::crash_point;
 pub use key::{ClientKey, Direction, Origin, StepKey};
 pub use outcome::{
-    byte_string, Answer, CallError, CallFault, Failed, Fault, FaultKind, Never, NotRun, NotRunReason, Outcome, Refusal, RefusalRecord,
-    Unknown, UnknownReason,
+    Answer, CallError, CallFault, Failed, Fault, FaultKind, Never, NotRun, NotRunReason, Outcome, Refusal,
+    RefusalRecord, Unknown, UnknownReason, byte_string,
 };
-pub use saga::{Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod, StepModel, UndoModel};
+pub use saga::{
+    Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
+    StepModel, UndoModel,
+};
 pub use tx::{Columns, Snapshot, Statements, Tx};
 pub use value::{Column, FromRow, Param, Params, Value};
 
 /// Encodes a value in the stored and sent form: MessagePack with field names, so that an older reader skips
 /// fields it does not know and a newer one fills fields that are missing.
 pub fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault> {
-    rmp_serde::to_vec_named(value).map_err(|error| Fault::new(FaultKind::Encoding, format!("cannot encode: {error}")))
+    rmp_serde::to_vec_named(value)
+        .map_err(|error| Fault::new(FaultKind::Encoding, format!("cannot encode: {error}")))
 }
 
 /// Decodes what [`encode`] wrote.
 pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     rmp_serde::from_slice(bytes).map_err(|error| {
-        Fault::new(FaultKind::Encoding, format!("cannot decode {}: {error}", std::any::type_name::<T>()))
+        Fault::new(
+            FaultKind::Encoding,
+            format!("cannot decode {}: {error}", std::any::type_name::<T>()),
+        )
     })
 }

@@ -218,7 +218,10 @@ pub struct NotRun {
 
 impl NotRun {
     pub fn new(reason: NotRunReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -228,7 +231,10 @@ impl From<Fault> for NotRun {
             FaultKind::Panicked => NotRunReason::Panicked,
             _ => NotRunReason::Fault,
         };
-        Self { reason, detail: fault.message }
+        Self {
+            reason,
+            detail: fault.message,
+        }
     }
 }
 
@@ -269,7 +275,10 @@ pub struct Unknown {
 
 impl Unknown {
     pub fn new(reason: UnknownReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -297,7 +306,10 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 }
 

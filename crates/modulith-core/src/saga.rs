@@ -56,13 +56,17 @@ pub enum PlanProblem {
     UndoForgotten { step: &'static str },
     #[error("two steps are called `{step}`; step names are stored and must differ")]
     StepTwice { step: &'static str },
-    #[error("`{step}` stands behind the pivot and can refuse; write `plan.then(..)` with a method that cannot")]
+    #[error(
+        "`{step}` stands behind the pivot and can refuse; write `plan.then(..)` with a method that cannot"
+    )]
     RefusalAfterPivot { step: &'static str },
     #[error("a second pivot `{step}`; after the first one a plan only goes forward")]
     PivotTwice { step: &'static str },
     #[error("the plan has no pivot; write `plan.pivot(..)` for the step that decides")]
     NoPivot,
-    #[error("the plan answers with step `{step}`, which stands behind the pivot; a caller is answered at the pivot")]
+    #[error(
+        "the plan answers with step `{step}`, which stands behind the pivot; a caller is answered at the pivot"
+    )]
     AnswerAfterPivot { step: &'static str },
 }
 
@@ -182,7 +186,11 @@ impl<S: Saga> Plan<S> {
             self.problems.push(PlanProblem::RefusalAfterPivot { step: name });
         }
         let step = self.push(name, &method, needs, request);
-        Step { plan: self, step, method: PhantomData }
+        Step {
+            plan: self,
+            step,
+            method: PhantomData,
+        }
     }
 
     /// The point of no return: once it is done the plan only goes forward. It may refuse, and is never undone.
@@ -199,7 +207,10 @@ impl<S: Saga> Plan<S> {
         let step = self.push(name, &method, needs, request);
         self.steps[step].undo = UndoModel::None;
         self.pivot = Some(step);
-        Handle { step, types: PhantomData }
+        Handle {
+            step,
+            types: PhantomData,
+        }
     }
 
     /// A step behind the pivot: it cannot refuse, by type, and is repeated until it is done.
@@ -212,7 +223,10 @@ impl<S: Saga> Plan<S> {
     ) -> Handle<S, M::Answer> {
         let step = self.push(name, &method, needs, request);
         self.steps[step].undo = UndoModel::None;
-        Handle { step, types: PhantomData }
+        Handle {
+            step,
+            types: PhantomData,
+        }
     }
 
     fn push<M: StepMethod, N: Needs<S>>(
@@ -251,12 +265,18 @@ pub struct Step<'p, S, M: StepMethod> {
 impl<S, M: StepMethod> Step<'_, S, M> {
     /// Undone by a command of the same module, which is given the step's answer from the module's own inbox.
     pub fn undo(self, undo: Command<M::Answer, (), Never>) -> Handle<S, M::Answer> {
-        self.end(UndoModel::ByAnswer { contract: undo.contract, method: undo.method })
+        self.end(UndoModel::ByAnswer {
+            contract: undo.contract,
+            method: undo.method,
+        })
     }
 
     /// Undone by an effect that is given the step's key, since a lost answer of a provider leaves only the key.
     pub fn undo_by_key(self, undo: Effect<StepKey, (), Never>) -> Handle<S, M::Answer> {
-        self.end(UndoModel::ByKey { contract: undo.contract, method: undo.method })
+        self.end(UndoModel::ByKey {
+            contract: undo.contract,
+            method: undo.method,
+        })
     }
 
     /// Nothing has to be undone.
@@ -266,7 +286,10 @@ impl<S, M: StepMethod> Step<'_, S, M> {
 
     fn end(self, undo: UndoModel) -> Handle<S, M::Answer> {
         self.plan.steps[self.step].undo = undo;
-        Handle { step: self.step, types: PhantomData }
+        Handle {
+            step: self.step,
+            types: PhantomData,
+        }
     }
 }
 
@@ -298,7 +321,10 @@ impl StepModel {
             *place = match answer(*step) {
                 Some(answer) => answer,
                 None => {
-                    let message = format!("step `{}` needs the answer of step {step}, which is not known", self.name);
+                    let message = format!(
+                        "step `{}` needs the answer of step {step}, which is not known",
+                        self.name
+                    );
                     return Err(Fault::new(FaultKind::Encoding, message));
                 }
             };
@@ -315,9 +341,15 @@ pub enum UndoModel {
     Forgotten,
     None,
     /// By a command that takes the step's answer.
-    ByAnswer { contract: &'static str, method: &'static str },
+    ByAnswer {
+        contract: &'static str,
+        method: &'static str,
+    },
     /// By an effect that takes the step's key.
-    ByKey { contract: &'static str, method: &'static str },
+    ByKey {
+        contract: &'static str,
+        method: &'static str,
+    },
 }
 
 /// A whole plan as data, with the saga's type erased.
@@ -340,7 +372,12 @@ impl PlanModel {
     ///
     /// Everything that is wrong with it.
     pub fn of<S: Saga>() -> Result<Self, Vec<PlanProblem>> {
-        let mut plan = Plan::<S> { steps: Vec::new(), pivot: None, problems: Vec::new(), saga: PhantomData };
+        let mut plan = Plan::<S> {
+            steps: Vec::new(),
+            pivot: None,
+            problems: Vec::new(),
+            saga: PhantomData,
+        };
         let answer = S::plan(&mut plan).step;
         let mut problems = plan.problems;
         problems.extend(
@@ -350,7 +387,9 @@ impl PlanModel {
         match plan.pivot {
             None => problems.push(PlanProblem::NoPivot),
             Some(pivot) if answer > pivot => {
-                problems.push(PlanProblem::AnswerAfterPivot { step: plan.steps[answer].name });
+                problems.push(PlanProblem::AnswerAfterPivot {
+                    step: plan.steps[answer].name,
+                });
             }
             Some(_) => {}
         }
@@ -371,9 +410,19 @@ impl PlanModel {
     /// Equal exactly when the structure is: steps, edges, undos, pivot. The first 8 bytes of a SHA-256.
     pub fn fingerprint(&self) -> i64 {
         let steps: Vec<_> = (self.steps.iter())
-            .map(|step| (step.name, step.contract, step.method, step.kind, &step.needs, step.undo))
+            .map(|step| {
+                (
+                    step.name,
+                    step.contract,
+                    step.method,
+                    step.kind,
+                    &step.needs,
+                    step.undo,
+                )
+            })
             .collect();
-        let bytes = serde_json::to_vec(&(steps, self.pivot, self.answer)).expect("names and numbers are JSON");
+        let bytes =
+            serde_json::to_vec(&(steps, self.pivot, self.answer)).expect("names and numbers are JSON");
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
         i64::from_le_bytes(digest.as_ref()[..8].try_into().expect("a SHA-256 has 32 bytes"))
     }

@@ -41,7 +41,11 @@ pub struct Tx<'a> {
 impl<'a> Tx<'a> {
     /// For engines.
     pub fn new(statements: &'a mut dyn Statements, now_ms: i64) -> Self {
-        Self { statements, now_ms, fault: None }
+        Self {
+            statements,
+            now_ms,
+            fault: None,
+        }
     }
 
     /// The fault that ended this transaction, if one did. For engines.
@@ -86,7 +90,10 @@ pub struct Snapshot<'a> {
 impl<'a> Snapshot<'a> {
     /// For engines.
     pub fn new(statements: &'a mut dyn Statements, now_ms: i64) -> Self {
-        Self { statements: RefCell::new(statements), now_ms }
+        Self {
+            statements: RefCell::new(statements),
+            now_ms,
+        }
     }
 
     /// Wall-clock time in milliseconds since 1970 (UTC); the same for all of the query.
@@ -135,7 +142,11 @@ fn first_row<R: FromRow>(
     Ok(found)
 }
 
-fn all_rows<R: FromRow>(statements: &mut dyn Statements, sql: &str, params: impl Params) -> Result<Vec<R>, Fault> {
+fn all_rows<R: FromRow>(
+    statements: &mut dyn Statements,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<R>, Fault> {
     let mut found = Vec::new();
     params.with(|values| {
         statements.query(sql, values, &mut |row| {

@@ -6,8 +6,8 @@
 use std::any::Any;
 
 use modulith_core::{
-    AnyBox, Columns, Fault, FaultKind, FromRow, Outcome, Params, Ran, RefusalRecord, ServedMethod, StepKey, Value, decode,
-    encode,
+    AnyBox, Columns, Fault, FaultKind, FromRow, Outcome, Params, Ran, RefusalRecord, ServedMethod, StepKey,
+    Value, decode, encode,
 };
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -41,15 +41,16 @@ pub(crate) struct InboxSql {
 impl InboxSql {
     pub(crate) fn new(module: &str) -> Self {
         let key = "src = $1 AND seq = $2 AND step = $3 AND dir = $4 AND origin = $5";
-        let columns =
-            "src, seq, step, dir, origin, method, body_hash, state, request, answer, attempts, first_at, expires_at";
+        let columns = "src, seq, step, dir, origin, method, body_hash, state, request, answer, attempts, first_at, expires_at";
         let values = "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
         let insert = format!("INSERT INTO {module}__inbox ({columns}) VALUES {values}");
         Self {
             claim: format!("{insert} ON CONFLICT DO NOTHING"),
             insert,
             finish: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key}"),
-            find: format!("SELECT state, body_hash, request, answer, attempts, first_at FROM {module}__inbox WHERE {key}"),
+            find: format!(
+                "SELECT state, body_hash, request, answer, attempts, first_at FROM {module}__inbox WHERE {key}"
+            ),
             attempt: format!("UPDATE {module}__inbox SET attempts = attempts + 1 WHERE {key}"),
             forget: format!("DELETE FROM {module}__inbox WHERE {key}"),
             prune: format!(
@@ -87,9 +88,21 @@ impl FromRow for Row {
             1 => RowState::Done,
             2 => RowState::Refused,
             3 => RowState::Sealed,
-            other => return Err(Fault::new(FaultKind::Type, format!("an inbox row has the unknown state {other}"))),
+            other => {
+                return Err(Fault::new(
+                    FaultKind::Type,
+                    format!("an inbox row has the unknown state {other}"),
+                ));
+            }
         };
-        Ok(Self { state, body_hash, request, answer, attempts, first_at })
+        Ok(Self {
+            state,
+            body_hash,
+            request,
+            answer,
+            attempts,
+            first_at,
+        })
     }
 }
 
@@ -99,9 +112,10 @@ impl Row {
         match self.state {
             RowState::Done => Ok(Outcome::Done(answer)),
             RowState::Refused => decode::<RefusalRecord>(&answer).map(Outcome::Refused),
-            RowState::Started | RowState::Sealed => {
-                Err(Fault::new(FaultKind::Type, "an inbox row without an outcome was asked for one"))
-            }
+            RowState::Started | RowState::Sealed => Err(Fault::new(
+                FaultKind::Type,
+                "an inbox row without an outcome was asked for one",
+            )),
         }
     }
 }
@@ -198,7 +212,14 @@ pub fn command(
     };
     // The claim comes before any read: on an engine with true concurrency a read of the inbox makes false
     // conflicts, and two repeats must not both run.
-    if !keyed.fresh && !insert(session, &module.inbox.claim, &keyed.key, &row(RowState::Started, None))? {
+    if !keyed.fresh
+        && !insert(
+            session,
+            &module.inbox.claim,
+            &keyed.key,
+            &row(RowState::Started, None),
+        )?
+    {
         return repeat(session, module, keyed);
     }
     match module.with_tx(session, |tx| run.run(tx, keyed.request))? {
@@ -206,7 +227,12 @@ pub fn command(
             let stored = (method.codec.encode_answer)(answer.as_ref())?;
             limit(method.name, &stored)?;
             if keyed.fresh {
-                insert(session, &module.inbox.insert, &keyed.key, &row(RowState::Done, Some(&stored)))?;
+                insert(
+                    session,
+                    &module.inbox.insert,
+                    &keyed.key,
+                    &row(RowState::Done, Some(&stored)),
+                )?;
             } else {
                 finish(session, module, &keyed.key, RowState::Done, &stored)?;
             }
@@ -235,10 +261,16 @@ pub fn command_once(
     Ok(ran)
 }
 
-fn command_fn<'a>(module: &ModuleCode, method: &'a ServedMethod) -> Result<&'a dyn modulith_core::CommandFn, Fault> {
+fn command_fn<'a>(
+    module: &ModuleCode,
+    method: &'a ServedMethod,
+) -> Result<&'a dyn modulith_core::CommandFn, Fault> {
     match &method.handler {
         modulith_core::Handler::Command { run } => Ok(run.as_ref()),
-        _ => Err(Fault::new(FaultKind::Encoding, format!("`{}` of module `{}` is no command", method.name, module.name))),
+        _ => Err(Fault::new(
+            FaultKind::Encoding,
+            format!("`{}` of module `{}` is no command", method.name, module.name),
+        )),
     }
 }
 
@@ -264,12 +296,19 @@ pub(crate) fn store_refusal(
 }
 
 fn repeat(session: &mut dyn Session, module: &ModuleCode, keyed: &Keyed<'_>) -> Result<CommandEnd, Fault> {
-    let row = find(session, module, &keyed.key)?
-        .ok_or_else(|| Fault::new(FaultKind::Statement, "a claim was refused and the row it met is gone"))?;
+    let row = find(session, module, &keyed.key)?.ok_or_else(|| {
+        Fault::new(
+            FaultKind::Statement,
+            "a claim was refused and the row it met is gone",
+        )
+    })?;
     match row.state {
         RowState::Sealed => Ok(CommandEnd::Sealed),
         _ if row.body_hash != keyed.hash => Ok(CommandEnd::KeyReused),
-        RowState::Started => Err(Fault::new(FaultKind::Statement, "a command's claim was committed without an answer")),
+        RowState::Started => Err(Fault::new(
+            FaultKind::Statement,
+            "a command's claim was committed without an answer",
+        )),
         RowState::Done | RowState::Refused => row.outcome().map(CommandEnd::Stored),
     }
 }
@@ -278,7 +317,10 @@ fn limit(method: &str, answer: &[u8]) -> Result<(), Fault> {
     if answer.len() <= ANSWER_BYTES_MAX {
         return Ok(());
     }
-    let message = format!("the answer of `{method}` has {} bytes; at most {ANSWER_BYTES_MAX} are stored", answer.len());
+    let message = format!(
+        "the answer of `{method}` has {} bytes; at most {ANSWER_BYTES_MAX} are stored",
+        answer.len()
+    );
     Err(Fault::new(FaultKind::Limit, message))
 }
 
@@ -318,8 +360,12 @@ pub fn seal(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Re
     if insert(session, &module.inbox.claim, key, &row)? {
         return Ok(SealEnd::Sealed);
     }
-    let row = find(session, module, key)?
-        .ok_or_else(|| Fault::new(FaultKind::Statement, "a seal was refused and the row it met is gone"))?;
+    let row = find(session, module, key)?.ok_or_else(|| {
+        Fault::new(
+            FaultKind::Statement,
+            "a seal was refused and the row it met is gone",
+        )
+    })?;
     match row.state {
         RowState::Sealed => Ok(SealEnd::Sealed),
         RowState::Started => Ok(SealEnd::Started),
@@ -353,22 +399,37 @@ pub fn undo_by_answer(
         SealEnd::Started => return Ok(UndoEnd::Started),
         SealEnd::Done => {}
     }
-    let answer = find(session, module, key)?.and_then(|row| row.answer).unwrap_or_default();
+    let answer = find(session, module, key)?
+        .and_then(|row| row.answer)
+        .unwrap_or_default();
     let request = (undo.codec.decode_request)(&answer)?;
-    let keyed =
-        Keyed { key: key.undo(), request: request.as_ref(), hash: body_hash(&answer), fresh: false, expires_at: None };
+    let keyed = Keyed {
+        key: key.undo(),
+        request: request.as_ref(),
+        hash: body_hash(&answer),
+        fresh: false,
+        expires_at: None,
+    };
     match command(session, module, undo, &keyed)? {
         CommandEnd::Done { .. } | CommandEnd::Stored(Outcome::Done(_)) => Ok(UndoEnd::Undone),
-        CommandEnd::Refused(..) | CommandEnd::Stored(Outcome::Refused(_)) | CommandEnd::Sealed | CommandEnd::KeyReused => {
-            Err(Fault::new(FaultKind::Statement, format!("undo `{}` did not do what an undo must", undo.name)))
-        }
+        CommandEnd::Refused(..)
+        | CommandEnd::Stored(Outcome::Refused(_))
+        | CommandEnd::Sealed
+        | CommandEnd::KeyReused => Err(Fault::new(
+            FaultKind::Statement,
+            format!("undo `{}` did not do what an undo must", undo.name),
+        )),
     }
 }
 
 /// Whether an effect may be attempted.
 pub enum EffectStart {
     /// Attempt it with exactly these bytes. `attempts` counts this one.
-    Attempt { request: Vec<u8>, attempts: i64, first_at: i64 },
+    Attempt {
+        request: Vec<u8>,
+        attempts: i64,
+        first_at: i64,
+    },
     Stored(Outcome),
     Sealed,
     KeyReused,
@@ -393,10 +454,18 @@ pub fn begin_effect(
     };
     if insert(session, &module.inbox.claim, key, &row)? {
         let first_at = session.now_ms();
-        return Ok(EffectStart::Attempt { request: request.to_owned(), attempts: 1, first_at });
+        return Ok(EffectStart::Attempt {
+            request: request.to_owned(),
+            attempts: 1,
+            first_at,
+        });
     }
-    let row = find(session, module, key)?
-        .ok_or_else(|| Fault::new(FaultKind::Statement, "an intent was refused and the row it met is gone"))?;
+    let row = find(session, module, key)?.ok_or_else(|| {
+        Fault::new(
+            FaultKind::Statement,
+            "an intent was refused and the row it met is gone",
+        )
+    })?;
     match row.state {
         RowState::Sealed => Ok(EffectStart::Sealed),
         _ if row.body_hash != hash => Ok(EffectStart::KeyReused),

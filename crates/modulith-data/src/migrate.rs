@@ -27,7 +27,11 @@ pub enum MigrationError {
     )]
     Newer { module: String, name: String },
     #[error("migration `{name}` of module `{module}`: {fault}")]
-    Failed { module: String, name: String, fault: Fault },
+    Failed {
+        module: String,
+        name: String,
+        fault: Fault,
+    },
     #[error("migrations of module `{module}`: {fault}")]
     Table { module: String, fault: Fault },
 }
@@ -89,10 +93,15 @@ pub(crate) fn sqlite_dialect(statement: &str) -> String {
 
 /// The statements of a migration: separated by `;` at the end of a line, comments left out.
 fn statements(sql: &str) -> impl Iterator<Item = String> {
-    let without_comments: String =
-        sql.lines().filter(|line| !line.trim_start().starts_with("--")).flat_map(|line| [line, "\n"]).collect();
-    let parts: Vec<String> =
-        without_comments.split(";\n").map(|part| part.trim().trim_end_matches(';').trim().to_owned()).collect();
+    let without_comments: String = sql
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let parts: Vec<String> = without_comments
+        .split(";\n")
+        .map(|part| part.trim().trim_end_matches(';').trim().to_owned())
+        .collect();
     parts.into_iter().filter(|part| !part.is_empty())
 }
 
@@ -103,32 +112,46 @@ pub(crate) fn apply(
     migrations: &[Migration],
     checksum: impl Fn(&str) -> Vec<u8>,
 ) -> Result<(), MigrationError> {
-    let table = |fault| MigrationError::Table { module: module.to_string(), fault };
+    let table = |fault| MigrationError::Table {
+        module: module.to_string(),
+        fault,
+    };
     for statement in framework_tables(module) {
         session.execute(&sqlite_dialect(&statement), &[]).map_err(table)?;
     }
     let now_ms = session.now_ms();
     let applied: Vec<(String, Vec<u8>)> = Snapshot::new(session.statements(), now_ms)
-        .rows("SELECT name, checksum FROM modulith__migration WHERE module = $1 ORDER BY position", (&**module,))
+        .rows(
+            "SELECT name, checksum FROM modulith__migration WHERE module = $1 ORDER BY position",
+            (&**module,),
+        )
         .map_err(table)?;
     if let Some((name, _)) = applied.get(migrations.len()) {
-        return Err(MigrationError::Newer { module: module.to_string(), name: name.clone() });
+        return Err(MigrationError::Newer {
+            module: module.to_string(),
+            name: name.clone(),
+        });
     }
     for (position, migration) in migrations.iter().enumerate() {
         let sum = checksum(migration.sql);
         if let Some((name, found)) = applied.get(position) {
             if *found != sum || name != migration.name {
-                return Err(MigrationError::Changed { module: module.to_string(), name: name.clone() });
+                return Err(MigrationError::Changed {
+                    module: module.to_string(),
+                    name: name.clone(),
+                });
             }
             continue;
         }
         session.act_as(Some(module));
         for statement in statements(migration.sql) {
-            session.execute(&sqlite_dialect(&statement), &[]).map_err(|fault| MigrationError::Failed {
-                module: module.to_string(),
-                name: migration.name.to_owned(),
-                fault,
-            })?;
+            session
+                .execute(&sqlite_dialect(&statement), &[])
+                .map_err(|fault| MigrationError::Failed {
+                    module: module.to_string(),
+                    name: migration.name.to_owned(),
+                    fault,
+                })?;
         }
         session.act_as(None);
         let row = (&**module, position as i64, migration.name, &sum[..], now_ms);
@@ -193,7 +216,11 @@ mod tests {
 
     #[test]
     fn statements_end_at_line_ends() {
-        let parts: Vec<_> = statements("-- a comment;\nCREATE TABLE a (x text);\nINSERT INTO a VALUES ('p; q');\n").collect();
-        assert_eq!(parts, ["CREATE TABLE a (x text)", "INSERT INTO a VALUES ('p; q')"]);
+        let parts: Vec<_> =
+            statements("-- a comment;\nCREATE TABLE a (x text);\nINSERT INTO a VALUES ('p; q');\n").collect();
+        assert_eq!(
+            parts,
+            ["CREATE TABLE a (x text)", "INSERT INTO a VALUES ('p; q')"]
+        );
     }
 }

@@ -4,11 +4,11 @@ use std::any::Any;
 use std::sync::Arc;
 
 use modulith_core::{
-    Answer, Command, ContractModel, Handle, Kind, MethodModel, Never, Outcome, Plan, PlanModel, Refusal, Saga, Served,
-    StepKey, Tx, decode,
+    Answer, Command, ContractModel, Handle, Kind, MethodModel, Never, Outcome, Plan, PlanModel, Refusal,
+    Saga, Served, StepKey, Tx, decode,
 };
 use modulith_data::inbox::{self, CommandEnd, Keyed, SealEnd, UndoEnd, body_hash};
-use modulith_data::saga::{Heard, Modules, Next, Place, RunEnd, SagaId, Walk, run_steps};
+use modulith_data::saga::{Heard, Modules, Next, Place, Run, RunEnd, SagaId, Walk, run_steps};
 use modulith_data::sqlite::{Database, WriterLimits};
 use modulith_data::{Migration, ModuleCode};
 use schemars::JsonSchema;
@@ -35,11 +35,17 @@ const STAMP: Command<i64, i64, Never> = Command::new("log", "stamp", 1);
 
 /// A pot of 10, and a log that refuses what is above 5.
 fn modules() -> (Modules, Arc<ModuleCode>) {
-    let contract = |name, methods| ContractModel { name, version: 1, methods };
+    let contract = |name, methods| ContractModel {
+        name,
+        version: 1,
+        methods,
+    };
     let method = |name| MethodModel::of::<i64, i64, Refused>(name, Kind::Command);
     let take = |tx: &mut Tx<'_>, amount: i64| -> Answer<i64, Refused> {
-        let taken: Option<(i64,)> =
-            tx.row("UPDATE pot_pot SET amount = amount - $1 WHERE amount >= $1 RETURNING amount", (amount,))?;
+        let taken: Option<(i64,)> = tx.row(
+            "UPDATE pot_pot SET amount = amount - $1 WHERE amount >= $1 RETURNING amount",
+            (amount,),
+        )?;
         match taken {
             Some(_) => Ok(amount),
             None => Err(Refused::TooMuch { left: amount }.into()),
@@ -51,7 +57,11 @@ fn modules() -> (Modules, Arc<ModuleCode>) {
     };
     let note = |tx: &mut Tx<'_>, amount: i64| -> Answer<i64, Refused> {
         tx.execute("INSERT INTO log_note (amount) VALUES ($1)", (amount,))?;
-        if amount > 5 { Err(Refused::TooMuch { left: 5 }.into()) } else { Ok(amount) }
+        if amount > 5 {
+            Err(Refused::TooMuch { left: 5 }.into())
+        } else {
+            Ok(amount)
+        }
     };
     let stamp = |tx: &mut Tx<'_>, amount: i64| -> Answer<i64, Never> {
         tx.execute("INSERT INTO log_note (amount) VALUES ($1)", (-amount,))?;
@@ -60,9 +70,14 @@ fn modules() -> (Modules, Arc<ModuleCode>) {
     let pot = Served::new(contract("pot", vec![method("take"), method("put_back")]))
         .command(TAKE, take)
         .command(PUT_BACK, put_back);
-    let log = Served::new(contract("log", vec![method("note"), method("stamp")])).command(NOTE, note).command(STAMP, stamp);
+    let log = Served::new(contract("log", vec![method("note"), method("stamp")]))
+        .command(NOTE, note)
+        .command(STAMP, stamp);
     let pot = Arc::new(ModuleCode::new("pot", vec![pot]));
-    (Modules::new(&[pot.clone(), Arc::new(ModuleCode::new("log", vec![log]))]), pot)
+    (
+        Modules::new(&[pot.clone(), Arc::new(ModuleCode::new("log", vec![log]))]),
+        pot,
+    )
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -75,7 +90,9 @@ impl Saga for Spend {
     const VERSION: u32 = 1;
     type Answer = i64;
     fn plan(plan: &mut Plan<Self>) -> Handle<Self, i64> {
-        let taken = plan.step("take", TAKE, (), |spend: &Spend| spend.amount).undo(PUT_BACK);
+        let taken = plan
+            .step("take", TAKE, (), |spend: &Spend| spend.amount)
+            .undo(PUT_BACK);
         let noted = plan.pivot("note", NOTE, taken, |_: &Spend, taken: &i64| *taken);
         plan.then("stamp", STAMP, noted, |_: &Spend, noted: &i64| *noted);
         noted
@@ -87,19 +104,36 @@ fn open(folder: &tempfile::TempDir) -> Database {
         name: "0001",
         sql: "CREATE TABLE pot_pot (amount bigint NOT NULL);\nINSERT INTO pot_pot VALUES (10);",
     }];
-    const LOG: &[Migration] = &[Migration { name: "0001", sql: "CREATE TABLE log_note (amount bigint NOT NULL);" }];
-    Database::open(&folder.path().join("a.db"), &[("pot".into(), POT), ("log".into(), LOG)], WriterLimits::default())
-        .unwrap()
+    const LOG: &[Migration] = &[Migration {
+        name: "0001",
+        sql: "CREATE TABLE log_note (amount bigint NOT NULL);",
+    }];
+    Database::open(
+        &folder.path().join("a.db"),
+        &[("pot".into(), POT), ("log".into(), LOG)],
+        WriterLimits::default(),
+    )
+    .unwrap()
 }
 
 fn pot_and_notes(database: &Database) -> (i64, i64) {
-    let pot = database.read(&"pot".into(), |db| db.row::<(i64,)>("SELECT amount FROM pot_pot", ()));
-    let notes = database.read(&"log".into(), |db| db.row::<(i64,)>("SELECT count(*) FROM log_note", ()));
-    (pot.unwrap().unwrap().unwrap().0, notes.unwrap().unwrap().unwrap().0)
+    let pot = database.read(&"pot".into(), |db| {
+        db.row::<(i64,)>("SELECT amount FROM pot_pot", ())
+    });
+    let notes = database.read(&"log".into(), |db| {
+        db.row::<(i64,)>("SELECT count(*) FROM log_note", ())
+    });
+    (
+        pot.unwrap().unwrap().unwrap().0,
+        notes.unwrap().unwrap().unwrap().0,
+    )
 }
 
 fn saga(database: &Database, seq: i64) -> SagaId {
-    SagaId { src: database.identity().id, seq }
+    SagaId {
+        src: database.identity().id,
+        seq,
+    }
 }
 
 async fn take(database: &Database, key: StepKey, amount: i64) -> Result<String, String> {
@@ -107,7 +141,13 @@ async fn take(database: &Database, key: StepKey, amount: i64) -> Result<String, 
     let end = database
         .write(None, move |session| {
             let hash = body_hash(&amount.to_le_bytes());
-            let keyed = Keyed { key, request: &amount, hash, fresh: false, expires_at: None };
+            let keyed = Keyed {
+                key,
+                request: &amount,
+                hash,
+                fresh: false,
+                expires_at: None,
+            };
             let method = pot.expect_method("pot", "take")?;
             Ok(match inbox::command(session, &pot, method, &keyed)? {
                 CommandEnd::Done { .. } => "done".to_owned(),
@@ -157,11 +197,19 @@ async fn a_seal_and_a_done_step_exclude_each_other() {
         })
     };
     assert_eq!(undo(done).await.unwrap(), UndoEnd::Undone);
-    assert_eq!(undo(done).await.unwrap(), UndoEnd::Undone, "a repeat changes nothing");
+    assert_eq!(
+        undo(done).await.unwrap(),
+        UndoEnd::Undone,
+        "a repeat changes nothing"
+    );
     assert_eq!(undo(never).await.unwrap(), UndoEnd::NothingDone);
     let unheard = saga(&database, 3).key(0);
     assert_eq!(undo(unheard).await.unwrap(), UndoEnd::NothingDone);
-    assert_eq!(take(&database, unheard, 1).await.unwrap(), "sealed", "a late step finds the seal of its undo");
+    assert_eq!(
+        take(&database, unheard, 1).await.unwrap(),
+        "sealed",
+        "a late step finds the seal of its undo"
+    );
     assert_eq!(pot_and_notes(&database), (10, 0));
 }
 
@@ -171,8 +219,16 @@ async fn spend(database: &Database, seq: i64, amount: i64, steps: std::ops::Rang
     let id = saga(database, seq);
     let end = database.write(None, move |session| {
         let known = |_: usize| -> Option<&(dyn Any + Send + Sync)> { None };
-        let end = run_steps(session, &modules, &plan, id, steps.clone(), &Spend { amount }, &known, false)?;
-        Ok(match end {
+        let input = Spend { amount };
+        let run = Run {
+            plan: &plan,
+            id,
+            steps: steps.clone(),
+            input: &input,
+            known: &known,
+            fresh: false,
+        };
+        Ok(match run_steps(session, &modules, &run)? {
             RunEnd::Done(done) => format!("done {}", done.len()),
             RunEnd::Refused { step, record } => format!("refused {step} {}", record.code),
             RunEnd::Sealed { step } => format!("sealed {step}"),
@@ -188,7 +244,11 @@ async fn a_fused_run_is_one_transaction_and_replays_what_is_there() {
     assert_eq!(spend(&database, 1, 3, 0..3).await, "done 3");
     assert_eq!(pot_and_notes(&database), (7, 2));
     assert_eq!(spend(&database, 1, 3, 0..3).await, "done 3");
-    assert_eq!(pot_and_notes(&database), (7, 2), "a repeat answers from the inbox");
+    assert_eq!(
+        pot_and_notes(&database),
+        (7, 2),
+        "a repeat answers from the inbox"
+    );
 
     // Step 1 refuses: step 0 of the same run is rolled back with it, and both stay so.
     assert_eq!(spend(&database, 2, 6, 0..3).await, "refused 1 too_much");
@@ -207,7 +267,13 @@ async fn a_fused_run_is_one_transaction_and_replays_what_is_there() {
 fn a_walk_goes_forward_turns_back_once_and_never_after_the_pivot() {
     let plan = Arc::new(PlanModel::of::<Spend>().unwrap());
     for split in [false, true] {
-        let place = move |contract: &str| if split && contract == "pot" { Place::Peer(0) } else { Place::Here };
+        let place = move |contract: &str| {
+            if split && contract == "pot" {
+                Place::Peer(0)
+            } else {
+                Place::Here
+            }
+        };
         let first_run = if split { 0..1 } else { 0..3 };
 
         let mut walk = Walk::forward(plan.clone());
@@ -232,11 +298,18 @@ fn a_walk_goes_forward_turns_back_once_and_never_after_the_pivot() {
         walk.heard(&Heard::Refused(1));
         assert_eq!(walk.next(&place), Next::Turn { frontier: 1 });
         walk.heard(&Heard::Nothing);
-        assert_eq!(walk.next(&place), Next::Turn { frontier: 1 }, "nothing is undone before the turn is on disk");
+        assert_eq!(
+            walk.next(&place),
+            Next::Turn { frontier: 1 },
+            "nothing is undone before the turn is on disk"
+        );
         walk.heard(&Heard::Turned);
         assert!(matches!(walk.next(&place), Next::Undo { step: 0, .. }));
         walk.heard(&Heard::Nothing);
-        assert!(matches!(walk.next(&place), Next::Undo { step: 0, .. }), "an undo is repeated until it is done");
+        assert!(
+            matches!(walk.next(&place), Next::Undo { step: 0, .. }),
+            "an undo is repeated until it is done"
+        );
         walk.heard(&Heard::Undone);
         assert_eq!(walk.next(&place), Next::End { done: false });
     }
@@ -245,7 +318,13 @@ fn a_walk_goes_forward_turns_back_once_and_never_after_the_pivot() {
 #[test]
 fn without_a_certain_answer_the_frontier_is_sealed_first_and_after_the_pivot_never() {
     let plan = Arc::new(PlanModel::of::<Spend>().unwrap());
-    let place = |contract: &str| if contract == "pot" { Place::Peer(0) } else { Place::Here };
+    let place = |contract: &str| {
+        if contract == "pot" {
+            Place::Peer(0)
+        } else {
+            Place::Here
+        }
+    };
     let mut walk = Walk::forward(plan.clone());
     let mut asked = 0;
     while matches!(walk.next(&place), Next::Run { .. }) {
@@ -255,12 +334,18 @@ fn without_a_certain_answer_the_frontier_is_sealed_first_and_after_the_pivot_nev
     }
     assert!(matches!(walk.next(&place), Next::Seal { step: 0, .. }));
     walk.heard(&Heard::SealFoundDone);
-    assert!(matches!(walk.next(&place), Next::Run { .. }), "done after all: it goes on");
+    assert!(
+        matches!(walk.next(&place), Next::Run { .. }),
+        "done after all: it goes on"
+    );
     walk.heard(&Heard::Done(0..1));
     walk.heard(&Heard::Done(1..2));
     for _ in 0..1000 {
         walk.heard(&Heard::Nothing);
-        assert!(matches!(walk.next(&place), Next::Run { steps, .. } if steps == (2..3)), "after the pivot only forward");
+        assert!(
+            matches!(walk.next(&place), Next::Run { steps, .. } if steps == (2..3)),
+            "after the pivot only forward"
+        );
         walk.heard(&Heard::Refused(2));
     }
 }

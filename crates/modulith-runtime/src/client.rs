@@ -27,9 +27,16 @@ impl Running {
     pub fn at(url: String, data: &Path) -> anyhow::Result<Self> {
         let folder = data.join("keys");
         if !folder.join("admin.token").exists() {
-            bail!("no admin token in {}; give the data folder of the running application with --data", folder.display());
+            bail!(
+                "no admin token in {}; give the data folder of the running application with --data",
+                folder.display()
+            );
         }
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), token: AccessToken::load_or_create(&folder, "admin.token")?, child: None })
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            token: AccessToken::load_or_create(&folder, "admin.token")?,
+            child: None,
+        })
     }
 
     /// `http://127.0.0.1:8080`, without a slash at the end.
@@ -53,10 +60,14 @@ impl Running {
     ///
     /// It did not end well.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
         // The end of its standard input tells it to stop.
         drop(child.stdin.take());
-        let status = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.context("it does not stop")??;
+        let status = tokio::time::timeout(Duration::from_secs(30), child.wait())
+            .await
+            .context("it does not stop")??;
         if !status.success() {
             bail!("the application ended with {status}");
         }
@@ -86,7 +97,11 @@ pub async fn start_program_with(
     environment: &[(&str, &str)],
 ) -> anyhow::Result<Running> {
     let mut command = Command::new(program);
-    command.arg("run").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
+    command
+        .arg("run")
+        .arg("--data")
+        .arg(data)
+        .args(["--listen", "127.0.0.1:0"]);
     command.envs(environment.iter().copied());
     if let Some(topology) = topology {
         command.arg("--topology").arg(topology);
@@ -94,8 +109,14 @@ pub async fn start_program_with(
     if std::env::var_os("MODULITH_LOG").is_none() {
         command.env("MODULITH_LOG", "warn");
     }
-    command.env(CONTROL, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    command
+        .env(CONTROL, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))?;
     let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
     let url = loop {
         match lines.next_line().await? {
@@ -104,11 +125,19 @@ pub async fn start_program_with(
                     break url.to_owned();
                 }
             }
-            None => bail!("the application could not start on {}: {}", data.display(), child.wait().await?),
+            None => bail!(
+                "the application could not start on {}: {}",
+                data.display(),
+                child.wait().await?
+            ),
         }
     };
     // What it says later must not fill the pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     let token = AccessToken::load_or_create(&data.join("keys"), "admin.token")?;
-    Ok(Running { url, token, child: Some(child) })
+    Ok(Running {
+        url,
+        token,
+        child: Some(child),
+    })
 }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use modulith_core::{Client, ContractClient, ContractModel, PlanModel, PlanProblem, Saga, SagaCalls, SagaClient, Served};
+use modulith_core::{
+    Client, ContractClient, ContractModel, PlanModel, PlanProblem, Saga, SagaCalls, SagaClient, Served,
+};
 use modulith_data::Migration;
 use modulith_gateway::SessionKeys;
 use serde::de::DeserializeOwned;
@@ -80,7 +82,11 @@ impl Module {
 
     /// A saga that this module begins.
     pub fn saga<S: Saga>(mut self) -> Self {
-        self.plans.push(PlanEntry { name: S::NAME, saga: TypeId::of::<S>(), plan: PlanModel::of::<S>() });
+        self.plans.push(PlanEntry {
+            name: S::NAME,
+            saga: TypeId::of::<S>(),
+            plan: PlanModel::of::<S>(),
+        });
         self
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modulith_core::{
-    BoxFuture, CallFault, Context, ContractModel, Fault, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls,
-    Unknown, UnknownReason, decode, encode,
+    BoxFuture, CallFault, Context, ContractModel, Fault, Kind, NotRun, NotRunReason, Outcome, RemoteCall,
+    RemoteCalls, Unknown, UnknownReason, decode, encode,
 };
 use modulith_data::inbox::body_hash;
 use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Peer, Priority, Rejection};
@@ -28,7 +28,10 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(services: Vec<(String, Peer)>, of_contract: BTreeMap<&'static str, usize>) -> Self {
-        Self { services, of_contract }
+        Self {
+            services,
+            of_contract,
+        }
     }
 
     pub(crate) fn of(&self, contract: &str) -> Option<usize> {
@@ -38,7 +41,13 @@ impl Peers {
     /// The services that cannot be reached at this moment, with what was last wrong.
     pub(crate) fn missing(&self) -> Vec<(String, String)> {
         let lost = self.services.iter().filter(|(_, peer)| !peer.is_connected());
-        lost.map(|(name, peer)| (name.clone(), peer.last_error().unwrap_or_else(|| "not connected yet".into()))).collect()
+        lost.map(|(name, peer)| {
+            (
+                name.clone(),
+                peer.last_error().unwrap_or_else(|| "not connected yet".into()),
+            )
+        })
+        .collect()
     }
 
     /// Connects to all of them and stays at it, so that readiness does not wait for a first call.
@@ -75,12 +84,17 @@ impl Peers {
         priority: Priority,
     ) -> Result<Told, CallFault> {
         let (name, peer) = &self.services[service];
-        let answer = peer.call(deadline, priority, payload).await.map_err(|fault| fault_of(name, fault))?;
+        let answer = peer
+            .call(deadline, priority, payload)
+            .await
+            .map_err(|fault| fault_of(name, fault))?;
         match decode(&answer) {
             Ok(Told::NotRun(not_run)) => Err(not_run.into()),
             Ok(Told::Unknown(unknown)) => Err(unknown.into()),
             Ok(told) => Ok(told),
-            Err(fault) => Err(Unknown::new(UnknownReason::Unreadable, format!("{name}: {}", fault.message)).into()),
+            Err(fault) => {
+                Err(Unknown::new(UnknownReason::Unreadable, format!("{name}: {}", fault.message)).into())
+            }
         }
     }
 }
@@ -127,17 +141,26 @@ impl RemoteLink {
         let context = Context::current();
         let deadline = context.deadline_or_default();
         let kind = call.kind;
-        let payload: bytes::Bytes = encode(&self.envelope(call, &context)).map_err(NotRun::from)?.into();
+        let payload: bytes::Bytes = encode(&self.envelope(call, &context))
+            .map_err(NotRun::from)?
+            .into();
         let mut pause = PAUSE_FIRST;
         // Once an attempt is unknown, a later one that was refused a place says nothing about it.
         let mut unknown: Option<Unknown> = None;
         for attempt in 1.. {
-            let fault = match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await {
+            let fault = match self
+                .peers
+                .send(self.service, payload.clone(), deadline, Priority::Ordinary)
+                .await
+            {
                 Ok(Told::Outcome(outcome)) => return Ok(outcome),
-                Ok(_) => Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into(),
+                Ok(_) => {
+                    Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()
+                }
                 Err(fault) => fault,
             };
-            let again = may_repeat(kind, &fault) && attempt < ATTEMPTS_MAX && Instant::now() + pause < deadline;
+            let again =
+                may_repeat(kind, &fault) && attempt < ATTEMPTS_MAX && Instant::now() + pause < deadline;
             if let CallFault::Unknown(fault) = &fault {
                 unknown.get_or_insert_with(|| fault.clone());
             }
@@ -156,8 +179,16 @@ impl RemoteLink {
     fn envelope(&self, call: RemoteCall, context: &Context) -> Envelope {
         let (contract, method, request) = (call.contract.to_owned(), call.method.to_owned(), call.request);
         let ask = match (call.kind, call.key) {
-            (Kind::Query, _) => Ask::Query { contract, method, request },
-            (Kind::Effect, _) => Ask::Call { contract, method, request },
+            (Kind::Query, _) => Ask::Query {
+                contract,
+                method,
+                request,
+            },
+            (Kind::Effect, _) => Ask::Call {
+                contract,
+                method,
+                request,
+            },
             (Kind::Command, Some(key)) => Ask::Command {
                 key: client_step_key(&key, &contract, &method),
                 hash: key.body[..16].try_into().expect("16 bytes of 32"),
@@ -175,16 +206,25 @@ impl RemoteLink {
                 request,
             },
         };
-        Envelope { ask, principal: context.principal.clone(), request_id: context.request_id.to_string() }
+        Envelope {
+            ask,
+            principal: context.principal.clone(),
+            request_id: context.request_id.to_string(),
+        }
     }
 }
 
 fn may_repeat(kind: Kind, fault: &CallFault) -> bool {
     match (kind, fault) {
         (_, CallFault::NotRun(not_run)) => {
-            matches!(not_run.reason, NotRunReason::Unavailable | NotRunReason::Overloaded | NotRunReason::Stopping)
+            matches!(
+                not_run.reason,
+                NotRunReason::Unavailable | NotRunReason::Overloaded | NotRunReason::Stopping
+            )
         }
-        (Kind::Query | Kind::Command, CallFault::Unknown(unknown)) => unknown.reason == UnknownReason::ConnectionLost,
+        (Kind::Query | Kind::Command, CallFault::Unknown(unknown)) => {
+            unknown.reason == UnknownReason::ConnectionLost
+        }
         (Kind::Effect, CallFault::Unknown(_)) => false,
     }
 }
@@ -204,7 +244,9 @@ impl Handler for Answers {
     fn handle_now(&self, call: Incoming) -> Handled {
         let envelope: Envelope = match decode(&call.payload) {
             Ok(envelope) => envelope,
-            Err(fault) => return Handled::Now(Err(Rejection::new(format!("unreadable call: {}", fault.message)))),
+            Err(fault) => {
+                return Handled::Now(Err(Rejection::new(format!("unreadable call: {}", fault.message))));
+            }
         };
         if let Err(reason) = declared(&call.peer, &envelope.ask) {
             return Handled::Now(Err(Rejection::new(reason)));
@@ -215,13 +257,19 @@ impl Handler for Answers {
             request_id: envelope.request_id.into(),
             key: None,
         };
-        if let Ask::Query { contract, method, request } = &envelope.ask
+        if let Ask::Query {
+            contract,
+            method,
+            request,
+        } = &envelope.ask
             && !self.hosted.is_heavy(contract, method)
         {
             return Handled::Now(told_bytes(&self.hosted.query(contract, method, request)));
         }
         let hosted = self.hosted.clone();
-        Handled::Later(Box::pin(async move { told_bytes(&hosted.answer(envelope.ask, context).await) }))
+        Handled::Later(Box::pin(async move {
+            told_bytes(&hosted.answer(envelope.ask, context).await)
+        }))
     }
 }
 
@@ -231,24 +279,35 @@ fn told_bytes(told: &Told) -> Result<bytes::Bytes, Rejection> {
         // The call may have run, so this cannot be a rejection.
         Err(Fault { message, .. }) => {
             let told = Told::Unknown(Unknown::new(UnknownReason::Unreadable, message));
-            encode(&told).map(Into::into).map_err(|fault| Rejection::new(fault.message))
+            encode(&told)
+                .map(Into::into)
+                .map_err(|fault| Rejection::new(fault.message))
         }
     }
 }
 
 /// A caller whose modules did not declare the need is refused.
 fn declared(peer: &HelloInfo, ask: &Ask) -> Result<(), String> {
-    let Some(contract) = ask.contract() else { return Ok(()) };
+    let Some(contract) = ask.contract() else {
+        return Ok(());
+    };
     let about: About = decode(&peer.about).map_err(|fault| fault.message)?;
     if about.needs.iter().any(|need| need.name == contract) {
         return Ok(());
     }
-    Err(format!("service `{}` calls contract `{contract}` and none of its modules declared that need", peer.service))
+    Err(format!(
+        "service `{}` calls contract `{contract}` and none of its modules declared that need",
+        peer.service
+    ))
 }
 
 /// What this service says about itself.
 pub(crate) fn about(serves: &[ContractModel], needs: &[ContractModel]) -> Result<bytes::Bytes, Fault> {
-    encode(&About { serves: facts(serves), needs: facts(needs) }).map(Into::into)
+    encode(&About {
+        serves: facts(serves),
+        needs: facts(needs),
+    })
+    .map(Into::into)
 }
 
 fn facts(contracts: &[ContractModel]) -> Vec<ContractFacts> {
@@ -267,7 +326,9 @@ fn facts(contracts: &[ContractModel]) -> Vec<ContractFacts> {
 /// Refuses a peer that understands a shared contract differently, by the contract's name.
 pub(crate) fn admit(own: bytes::Bytes) -> modulith_transport::Admit {
     Arc::new(move |peer: &HelloInfo| {
-        let read = |bytes: &[u8]| decode::<About>(bytes).map_err(|fault| format!("unreadable hello: {}", fault.message));
+        let read = |bytes: &[u8]| {
+            decode::<About>(bytes).map_err(|fault| format!("unreadable hello: {}", fault.message))
+        };
         let (ours, theirs) = (read(&own)?, read(&peer.about)?);
         for (serves, needs) in [(&ours.serves, &theirs.needs), (&theirs.serves, &ours.needs)] {
             for need in needs {

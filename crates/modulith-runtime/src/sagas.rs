@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use modulith_core::{
-    AnyBox, BoxFuture, CallFault, ClientKey, Context, Fault, NotRun, NotRunReason, Outcome, PlanModel, SagaCalls,
-    SagaEnd, SagaRefused, SagaState, UndoModel, Unknown, UnknownReason, crash_point,
+    AnyBox, BoxFuture, CallFault, ClientKey, Context, Fault, NotRun, NotRunReason, Outcome, PlanModel,
+    SagaCalls, SagaEnd, SagaRefused, SagaState, UndoModel, Unknown, UnknownReason, crash_point,
 };
 use modulith_data::inbox::{SealEnd, UndoEnd};
-use modulith_data::saga::{Begun, Heard, Next, OpenSaga, Place, RunEnd, SagaId, SagaTable, Stored, Walk, run_steps};
+use modulith_data::saga::{
+    Begun, Heard, Next, OpenSaga, Place, Run, RunEnd, SagaId, SagaTable, StepDone, Stored, Walk, run_steps,
+};
 use modulith_data::{Session, sqlite::Database};
 use modulith_transport::Priority;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -56,8 +58,7 @@ pub(crate) struct Sagas {
 #[derive(Clone)]
 struct Facts {
     input: Arc<AnyBox>,
-    /// Typed and as stored.
-    answers: Vec<Option<Arc<(AnyBox, Vec<u8>)>>>,
+    answers: Vec<Option<Arc<StepDone>>>,
 }
 
 /// What is recorded with the first run: the saga's row.
@@ -113,9 +114,16 @@ impl Sagas {
 
     /// Walks every saga again that has not ended, a bounded number at once.
     pub(crate) async fn sweep(self: &Arc<Self>) -> Result<(), CallFault> {
-        let open = self.database().read_framework(|db| self.table.open(db, i64::MAX))?.map_err(NotRun::from)?;
+        let open = self
+            .database()
+            .read_framework(|db| self.table.open(db, i64::MAX))?
+            .map_err(NotRun::from)?;
         if !open.is_empty() {
-            tracing::info!(module = self.module, sagas = open.len(), "walking unfinished sagas again");
+            tracing::info!(
+                module = self.module,
+                sagas = open.len(),
+                "walking unfinished sagas again"
+            );
         }
         let at_once = Arc::new(Semaphore::new(SWEPT_AT_ONCE));
         for saga in open {
@@ -126,25 +134,47 @@ impl Sagas {
     }
 
     async fn resume(self: &Arc<Self>, saga: OpenSaga, place: OwnedSemaphorePermit) -> Result<(), CallFault> {
-        let known = self.plans.get(&*saga.plan).filter(|plan| {
-            i64::from(plan.version) == saga.version && plan.fingerprint() == saga.fingerprint
-        });
+        let known = self
+            .plans
+            .get(&*saga.plan)
+            .filter(|plan| i64::from(plan.version) == saga.version && plan.fingerprint() == saga.fingerprint);
         let Some(plan) = known.cloned() else {
-            let reason = format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version);
-            tracing::error!(module = self.module, saga = saga.id.seq, "{reason}; the saga is left alone");
+            let reason = format!(
+                "no plan `{}` version {} of this structure in this build",
+                saga.plan, saga.version
+            );
+            tracing::error!(
+                module = self.module,
+                saga = saga.id.seq,
+                "{reason}; the saga is left alone"
+            );
             return self.mark(saga.id, reason).await;
         };
         let sagas = self.clone();
         let id = saga.id;
         // Counted before it runs, so that a saga which kills the process is seen to do so.
-        self.database().write_reserved(move |session| sagas.table.attempt(session, id)).await?;
+        self.database()
+            .write_reserved(move |session| sagas.table.attempt(session, id))
+            .await?;
         let input = (plan.decode_input)(&saga.input).map_err(NotRun::from)?;
-        let facts = Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] };
+        let facts = Facts {
+            input: Arc::new(input),
+            answers: vec![None; plan.steps.len()],
+        };
         let walk = match saga.frontier {
             Some(frontier) => Walk::backward(plan.clone(), frontier),
             None => Walk::forward(plan.clone()),
         };
-        let drive = Drive { sagas: self.clone(), id, plan, facts, walk, begin: None, end: saga.answer, reply: None };
+        let drive = Drive {
+            sagas: self.clone(),
+            id,
+            plan,
+            facts,
+            walk,
+            begin: None,
+            end: saga.answer,
+            reply: None,
+        };
         self.walks.spawn(async move {
             drive.run().await;
             drop(place);
@@ -154,13 +184,18 @@ impl Sagas {
 
     async fn mark(self: &Arc<Self>, id: SagaId, reason: String) -> Result<(), CallFault> {
         let sagas = self.clone();
-        self.database().write_reserved(move |session| sagas.table.attention(session, id, &reason)).await
+        self.database()
+            .write_reserved(move |session| sagas.table.attention(session, id, &reason))
+            .await
     }
 
     /// Deletes sagas whose retention is over.
     pub(crate) async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
         let sagas = self.clone();
-        self.database().write(None, move |session| sagas.table.prune(session)).await.map(drop)
+        self.database()
+            .write(None, move |session| sagas.table.prune(session))
+            .await
+            .map(drop)
     }
 
     async fn start_one(
@@ -171,16 +206,31 @@ impl Sagas {
     ) -> Result<SagaEnd, CallFault> {
         let deadline = Context::current().deadline_or_default();
         let plan = self.plans.get(plan).cloned().ok_or_else(|| {
-            NotRun::new(NotRunReason::Incompatible, format!("module `{}` has no plan `{plan}`", self.module))
+            NotRun::new(
+                NotRunReason::Incompatible,
+                format!("module `{}` has no plan `{plan}`", self.module),
+            )
         })?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            NotRun::new(NotRunReason::Overloaded, format!("{SAGAS_IN_FLIGHT_MAX} sagas of `{}` are in flight", self.module))
+            NotRun::new(
+                NotRunReason::Overloaded,
+                format!("{SAGAS_IN_FLIGHT_MAX} sagas of `{}` are in flight", self.module),
+            )
         })?;
-        let begin = Begin { input: Arc::new((plan.encode_input)(input.as_ref()).map_err(NotRun::from)?), key };
+        let begin = Begin {
+            input: Arc::new((plan.encode_input)(input.as_ref()).map_err(NotRun::from)?),
+            key,
+        };
         let (reply, answer) = oneshot::channel();
         let drive = Drive {
-            id: SagaId { src: self.database().identity().id, seq: self.next_seq.fetch_add(1, Ordering::Relaxed) },
-            facts: Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] },
+            id: SagaId {
+                src: self.database().identity().id,
+                seq: self.next_seq.fetch_add(1, Ordering::Relaxed),
+            },
+            facts: Facts {
+                input: Arc::new(input),
+                answers: vec![None; plan.steps.len()],
+            },
             walk: Walk::forward(plan.clone()),
             plan,
             begin: Some(begin),
@@ -194,8 +244,14 @@ impl Sagas {
         });
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(end)) => end,
-            Ok(Err(_)) => Err(Unknown::new(UnknownReason::CommitLost, "the saga's walk ended without an answer").into()),
-            Err(_) => Err(Unknown::new(UnknownReason::Deadline, "the saga goes on behind the deadline").into()),
+            Ok(Err(_)) => Err(Unknown::new(
+                UnknownReason::CommitLost,
+                "the saga's walk ended without an answer",
+            )
+            .into()),
+            Err(_) => {
+                Err(Unknown::new(UnknownReason::Deadline, "the saga goes on behind the deadline").into())
+            }
         }
     }
 }
@@ -214,7 +270,10 @@ impl SagaCalls for SagaLink {
     }
 
     fn find(&self, _plan: &'static str, key: ClientKey) -> Result<SagaState<Vec<u8>>, NotRun> {
-        let found = self.0.database().read_framework(|db| self.0.table.find(db, &key))??;
+        let found = self
+            .0
+            .database()
+            .read_framework(|db| self.0.table.find(db, &key))??;
         Ok(match found {
             None => SagaState::Unused,
             Some(Stored::KeyReused) => SagaState::KeyReused,
@@ -242,7 +301,10 @@ struct Drive {
 
 /// What a run in the coordinator's own database did, besides its steps.
 enum LocalRun {
-    Ran { end: RunEnd, recorded: Recorded },
+    Ran {
+        end: RunEnd,
+        recorded: Recorded,
+    },
     /// The client's key stands for another saga.
     Before(Stored),
 }
@@ -273,7 +335,10 @@ impl Drive {
             if heard == Heard::Nothing {
                 if tries >= ATTENTION_AFTER && !marked {
                     marked = true;
-                    let reason = format!("step {} has had no certain answer {tries} times", self.walk.frontier());
+                    let reason = format!(
+                        "step {} has had no certain answer {tries} times",
+                        self.walk.frontier()
+                    );
                     if let Err(fault) = self.sagas.mark(self.id, reason).await {
                         tracing::error!(saga = self.id.seq, "cannot mark for attention: {fault}");
                     }
@@ -287,25 +352,45 @@ impl Drive {
     }
 
     fn pause(&self, tries: u32) -> Duration {
-        let max = if self.reply.is_some() { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
+        let max = if self.reply.is_some() {
+            PAUSE_MAX_BEFORE_PIVOT
+        } else {
+            PAUSE_MAX
+        };
         jittered(PAUSE_FIRST.saturating_mul(1 << tries.min(10)).min(max))
     }
 
     async fn step(&mut self, next: Next) -> Step {
         // The saga's row comes before any remote step or effect; before a run here, it goes with it.
-        if self.begin.is_some() && !matches!(next, Next::Run { place: Place::Here, .. }) && !self.record_begin().await {
+        if self.begin.is_some()
+            && !matches!(
+                next,
+                Next::Run {
+                    place: Place::Here,
+                    ..
+                }
+            )
+            && !self.record_begin().await
+        {
             return Step::Over;
         }
         let (plan, here) = (self.plan.clone(), next.clone());
-        let crash_at = |when: &str| crash_point(|| format!("{}:{}:{when}", plan.name, place_name(&plan, &here)));
+        let crash_at =
+            |when: &str| crash_point(|| format!("{}:{}:{when}", plan.name, place_name(&plan, &here)));
         crash_at("before");
         let heard = match next {
             Next::Over => return Step::Over,
-            Next::Run { steps, place: Place::Here } => match self.run_here(steps).await {
+            Next::Run {
+                steps,
+                place: Place::Here,
+            } => match self.run_here(steps).await {
                 Some(heard) => heard,
                 None => return Step::Over,
             },
-            Next::Run { steps, place: Place::Peer(peer) } => self.run_there(steps, peer).await,
+            Next::Run {
+                steps,
+                place: Place::Peer(peer),
+            } => self.run_there(steps, peer).await,
             Next::Effect { step, place } => self.effect(step, place).await,
             Next::Seal { step, place } => self.seal(step, place).await,
             Next::Turn { frontier } => self.turn(frontier).await,
@@ -318,10 +403,14 @@ impl Drive {
 
     /// Records the begin alone. False when there is nothing to walk.
     async fn record_begin(&mut self) -> bool {
-        let Some(begin) = self.begin.clone() else { return true };
+        let Some(begin) = self.begin.clone() else {
+            return true;
+        };
         let (sagas, plan, id) = (self.sagas.clone(), self.plan.clone(), self.id);
         let work = move |session: &mut dyn Session| {
-            sagas.table.begin(session, id, &plan, &begin.input, begin.key.as_ref())
+            sagas
+                .table
+                .begin(session, id, &plan, &begin.input, begin.key.as_ref())
         };
         let begun = self.sagas.database().write(None, work).await;
         match begun {
@@ -345,7 +434,8 @@ impl Drive {
     async fn run_here(&mut self, steps: Range<usize>) -> Option<Heard> {
         let begin = self.begin.clone();
         let work = {
-            let (sagas, plan, facts, id) = (self.sagas.clone(), self.plan.clone(), self.facts.clone(), self.id);
+            let (sagas, plan, facts, id) =
+                (self.sagas.clone(), self.plan.clone(), self.facts.clone(), self.id);
             let steps = steps.clone();
             move |session: &mut dyn Session| {
                 local_run(session, &sagas, &plan, &facts, id, steps.clone(), begin.as_ref())
@@ -368,7 +458,11 @@ impl Drive {
                 return None;
             }
             Err(fault) => {
-                tracing::warn!(saga = self.id.seq, plan = self.plan.name, "run {steps:?}: {fault}");
+                tracing::warn!(
+                    saga = self.id.seq,
+                    plan = self.plan.name,
+                    "run {steps:?}: {fault}"
+                );
                 return Some(Heard::Nothing);
             }
         };
@@ -376,7 +470,7 @@ impl Drive {
         let heard = match end {
             RunEnd::Done(done) => {
                 for (step, done) in steps.clone().zip(done) {
-                    self.facts.answers[step] = Some(Arc::new((done.answer, done.stored)));
+                    self.facts.answers[step] = Some(Arc::new(done));
                 }
                 Heard::Done(steps)
             }
@@ -409,7 +503,10 @@ impl Drive {
 
     async fn run_there(&mut self, steps: Range<usize>, peer: usize) -> Heard {
         if steps.len() > 1 {
-            match self.ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary).await {
+            match self
+                .ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary)
+                .await
+            {
                 Ok(Told::PlanUnknown) => {}
                 told => return self.told(steps, told),
             }
@@ -441,13 +538,17 @@ impl Drive {
             first: steps.start,
             last: steps.end,
             input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref()).unwrap_or_default(),
-            answers: answers.map(|answer| answer.as_ref().map(|answer| Bytes(answer.1.clone()))).collect(),
+            answers: answers
+                .map(|answer| answer.as_ref().map(|answer| Bytes(answer.stored.clone())))
+                .collect(),
         }
     }
 
     fn request(&self, step: usize) -> Result<Vec<u8>, Fault> {
         let model = &self.plan.steps[step];
-        let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
+        let request = model.request(self.facts.input.as_ref().as_ref(), |step| {
+            known(&self.facts, step)
+        })?;
         (model.codec.encode_request)(request.as_ref())
     }
 
@@ -463,7 +564,9 @@ impl Drive {
             key: self.id.key(step),
             request,
         };
-        let told = self.ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary).await;
+        let told = self
+            .ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary)
+            .await;
         self.told(step..step + 1, told)
     }
 
@@ -486,7 +589,10 @@ impl Drive {
                 self.end = Some(aborted(&self.plan, step));
                 Heard::Sealed(step)
             }
-            Ok(_) => self.nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
+            Ok(_) => self.nothing(
+                step,
+                &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into(),
+            ),
             Err(fault) => self.nothing(step, &fault),
         }
     }
@@ -494,9 +600,12 @@ impl Drive {
     fn keep(&mut self, steps: Range<usize>, answers: Vec<Vec<u8>>) -> Heard {
         for (step, stored) in steps.clone().zip(answers) {
             match (self.plan.steps[step].codec.decode_answer)(&stored) {
-                Ok(answer) => self.facts.answers[step] = Some(Arc::new((answer, stored))),
+                Ok(answer) => self.facts.answers[step] = Some(Arc::new(StepDone { answer, stored })),
                 Err(fault) => {
-                    return self.nothing(step, &Unknown::new(UnknownReason::Unreadable, fault.message).into());
+                    return self.nothing(
+                        step,
+                        &Unknown::new(UnknownReason::Unreadable, fault.message).into(),
+                    );
                 }
             }
         }
@@ -505,12 +614,20 @@ impl Drive {
 
     fn nothing(&self, step: usize, fault: &CallFault) -> Heard {
         let step = self.plan.steps[step].name;
-        tracing::warn!(saga = self.id.seq, plan = self.plan.name, step, "no certain answer: {fault}");
+        tracing::warn!(
+            saga = self.id.seq,
+            plan = self.plan.name,
+            step,
+            "no certain answer: {fault}"
+        );
         Heard::Nothing
     }
 
     async fn seal(&mut self, step: usize, place: Place) -> Heard {
-        let ask = Ask::Seal { contract: self.plan.steps[step].contract.to_owned(), key: self.id.key(step) };
+        let ask = Ask::Seal {
+            contract: self.plan.steps[step].contract.to_owned(),
+            key: self.id.key(step),
+        };
         match self.ask_at(place, ask, STEP_TIME_MAX, Priority::Reserved).await {
             Ok(Told::Seal(SealEnd::Sealed)) => {
                 self.end = Some(aborted(&self.plan, step));
@@ -547,8 +664,17 @@ impl Drive {
             UndoModel::ByKey { contract, method } => (contract, method, true),
             UndoModel::None | UndoModel::Forgotten => return Heard::Undone,
         };
-        let ask = Ask::Undo { contract: contract.to_owned(), method: method.to_owned(), key: self.id.key(step), by_key };
-        let time = if by_key { EFFECT_STEP_TIME_MAX } else { STEP_TIME_MAX };
+        let ask = Ask::Undo {
+            contract: contract.to_owned(),
+            method: method.to_owned(),
+            key: self.id.key(step),
+            by_key,
+        };
+        let time = if by_key {
+            EFFECT_STEP_TIME_MAX
+        } else {
+            STEP_TIME_MAX
+        };
         match self.ask_at(place, ask, time, Priority::Reserved).await {
             Ok(Told::Undo(UndoEnd::Undone | UndoEnd::NothingDone)) => Heard::Undone,
             Ok(_) => Heard::Nothing,
@@ -566,13 +692,24 @@ impl Drive {
             (None, false) => aborted(&self.plan, self.walk.frontier().min(self.plan.steps.len() - 1)),
         };
         let (sagas, id) = (self.sagas.clone(), self.id);
-        match self.sagas.database().write_reserved(move |session| sagas.table.end(session, id, &end)).await {
+        match self
+            .sagas
+            .database()
+            .write_reserved(move |session| sagas.table.end(session, id, &end))
+            .await
+        {
             Ok(()) => Heard::Ended,
             Err(fault) => self.nothing(self.plan.pivot, &fault),
         }
     }
 
-    async fn ask_at(&self, place: Place, ask: Ask, time: Duration, priority: Priority) -> Result<Told, CallFault> {
+    async fn ask_at(
+        &self,
+        place: Place,
+        ask: Ask,
+        time: Duration,
+        priority: Priority,
+    ) -> Result<Told, CallFault> {
         match place {
             Place::Peer(peer) => self.ask(peer, ask, time, priority).await,
             Place::Here => {
@@ -586,9 +723,22 @@ impl Drive {
         }
     }
 
-    async fn ask(&self, peer: usize, ask: Ask, time: Duration, priority: Priority) -> Result<Told, CallFault> {
-        let envelope = Envelope { ask, principal: None, request_id: self.request_id() };
-        self.sagas.peers.ask(peer, &envelope, Instant::now() + time, priority).await
+    async fn ask(
+        &self,
+        peer: usize,
+        ask: Ask,
+        time: Duration,
+        priority: Priority,
+    ) -> Result<Told, CallFault> {
+        let envelope = Envelope {
+            ask,
+            principal: None,
+            request_id: self.request_id(),
+        };
+        self.sagas
+            .peers
+            .ask(peer, &envelope, Instant::now() + time, priority)
+            .await
     }
 
     fn request_id(&self) -> String {
@@ -596,12 +746,15 @@ impl Drive {
     }
 
     fn refused(&self, step: usize, record: modulith_core::RefusalRecord) -> SagaEnd {
-        SagaEnd::Refused(SagaRefused { step: self.plan.steps[step].name.to_owned(), refusal: record })
+        SagaEnd::Refused(SagaRefused {
+            step: self.plan.steps[step].name.to_owned(),
+            refusal: record,
+        })
     }
 
     fn done_end(&self) -> Option<SagaEnd> {
         let answer = self.facts.answers[self.plan.answer].as_ref()?;
-        Some(SagaEnd::Done(answer.1.clone()))
+        Some(SagaEnd::Done(answer.stored.clone()))
     }
 
     fn answer_done(&mut self) {
@@ -645,11 +798,18 @@ fn place_name(plan: &PlanModel, next: &Next) -> String {
 }
 
 fn known(facts: &Facts, step: usize) -> Option<&(dyn Any + Send + Sync)> {
-    facts.answers.get(step).and_then(Option::as_ref).map(|answer| answer.0.as_ref())
+    facts
+        .answers
+        .get(step)
+        .and_then(Option::as_ref)
+        .map(|answer| answer.answer.as_ref())
 }
 
 fn aborted(plan: &PlanModel, step: usize) -> SagaEnd {
-    let detail = format!("step `{}` of `{}` could not be reached and was sealed", plan.steps[step].name, plan.name);
+    let detail = format!(
+        "step `{}` of `{}` could not be reached and was sealed",
+        plan.steps[step].name, plan.name
+    );
     SagaEnd::Aborted(NotRun::new(NotRunReason::Aborted, detail))
 }
 
@@ -674,12 +834,22 @@ fn local_run(
         return Ok(LocalRun::Before(stored));
     }
     let earlier = |step: usize| known(facts, step);
-    let end = run_steps(session, &sagas.hosted.modules, plan, id, steps.clone(), input, &earlier, begin.is_some())?;
+    let run = Run {
+        plan,
+        id,
+        steps: steps.clone(),
+        input,
+        known: &earlier,
+        fresh: begin.is_some(),
+    };
+    let end = run_steps(session, &sagas.hosted.modules, &run)?;
     let recorded = match &end {
         RunEnd::Done(done) => {
             let answer = match plan.answer.checked_sub(steps.start) {
                 Some(here) => done.get(here).map(|step| step.stored.clone()),
-                None => facts.answers[plan.answer].as_ref().map(|answer| answer.1.clone()),
+                None => facts.answers[plan.answer]
+                    .as_ref()
+                    .map(|answer| answer.stored.clone()),
             };
             match answer.map(SagaEnd::Done) {
                 Some(end) if steps.end == plan.steps.len() => {
@@ -697,7 +867,10 @@ fn local_run(
             let end = match &end {
                 RunEnd::Refused { step, record } => {
                     let step = plan.steps[*step].name.to_owned();
-                    SagaEnd::Refused(SagaRefused { step, refusal: record.clone() })
+                    SagaEnd::Refused(SagaRefused {
+                        step,
+                        refusal: record.clone(),
+                    })
                 }
                 _ => aborted(plan, *step),
             };

@@ -11,6 +11,7 @@ mod child;
 mod lines;
 mod state;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,11 @@ const SAID_MAX: usize = 64;
 pub(crate) struct ChildSpec {
     /// The service's name; `gateway` is stopped before the others.
     pub(crate) name: String,
-    pub(crate) args: Vec<String>,
+    pub(crate) args: Vec<OsString>,
 }
+
+/// Is given the URL of the application, if a child told one.
+pub(crate) type OnReady = Box<dyn FnOnce(Option<&str>) + Send>;
 
 /// What [`supervise`] runs.
 pub(crate) struct SuperviseOptions {
@@ -50,8 +54,8 @@ pub(crate) struct SuperviseOptions {
     pub(crate) drain: Duration,
     /// How the children's logs are shown.
     pub(crate) lines: Lines,
-    /// Called once, when all children are ready for the first time, with the URL that one of them told.
-    pub(crate) on_ready: Box<dyn FnOnce(Option<&str>) + Send>,
+    /// Called once, when all children are ready for the first time.
+    pub(crate) on_ready: OnReady,
     /// Stops everything, as SIGTERM does.
     pub(crate) stop: CancellationToken,
 }
@@ -70,15 +74,13 @@ pub(crate) async fn run(
     control: Control,
 ) -> anyhow::Result<ExitCode> {
     let args = |service: &str| {
-        let mut args = vec!["--service".to_owned(), service.to_owned()];
-        for (name, value) in [("--topology", topology_file), ("--data", Some(data))] {
-            args.extend(
-                value
-                    .into_iter()
-                    .flat_map(|value| [name.to_owned(), value.display().to_string()]),
-            );
-        }
-        args.extend(["--log".to_owned(), log.to_owned()]);
+        let mut args: Vec<OsString> = ["--service", service, "--log", log].map(OsString::from).into();
+        args.extend(["--data".into(), data.into()]);
+        args.extend(
+            topology_file
+                .into_iter()
+                .flat_map(|file| ["--topology".into(), file.into()]),
+        );
         args
     };
     let mut children: Vec<ChildSpec> = (topology.services.iter())
@@ -87,7 +89,7 @@ pub(crate) async fn run(
             args: args(&service.name),
         })
         .collect();
-    let gateway = [args(GATEWAY), vec!["--listen".to_owned(), listen.to_owned()]].concat();
+    let gateway = [args(GATEWAY), ["--listen", listen].map(OsString::from).into()].concat();
     children.push(ChildSpec {
         name: GATEWAY.to_owned(),
         args: gateway,
@@ -97,7 +99,7 @@ pub(crate) async fn run(
     if control.is_controlled() {
         stop_at_parents_end(stop.clone())?;
     }
-    let on_ready = Box::new(move |url: Option<&str>| {
+    let on_ready: OnReady = Box::new(move |url| {
         let url = url.unwrap_or_default();
         control.tell(format!("ready {url}").trim_end());
         tracing::info!("ready on {url}");

@@ -104,8 +104,13 @@ pub(crate) enum Told {
     Outcome(Outcome),
     /// The answers of a run's steps.
     Steps(Vec<Bytes>),
-    Refused { step: usize, record: RefusalRecord },
-    Sealed { step: usize },
+    Refused {
+        step: usize,
+        record: RefusalRecord,
+    },
+    Sealed {
+        step: usize,
+    },
     /// The callee has no plan of that name, version and structure.
     PlanUnknown,
     Seal(SealEnd),

@@ -16,7 +16,10 @@ pub struct Program {
 impl Program {
     /// `path`: usually `env!("CARGO_BIN_EXE_name")`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), topologies: Vec::new() }
+        Self {
+            path: path.into(),
+            topologies: Vec::new(),
+        }
     }
 
     /// A topology by a name for messages; without a file the built-in one.
@@ -40,9 +43,15 @@ impl Program {
     ) -> anyhow::Result<()> {
         for (name, file) in &self.topologies {
             eprintln!("--- {name}");
-            let app = Application::start(&self.path, name, file.as_deref(), &[]).await.with_context(|| (*name).to_owned())?;
-            body(&app).await.with_context(|| format!("in topology `{name}`"))?;
-            app.stop().await.with_context(|| format!("stopping topology `{name}`"))?;
+            let app = Application::start(&self.path, name, file.as_deref(), &[])
+                .await
+                .with_context(|| (*name).to_owned())?;
+            body(&app)
+                .await
+                .with_context(|| format!("in topology `{name}`"))?;
+            app.stop()
+                .await
+                .with_context(|| format!("stopping topology `{name}`"))?;
         }
         Ok(())
     }
@@ -71,12 +80,20 @@ impl Application {
         let running = start_program_with(program, file, data.path(), environment).await?;
         let http = Http::new(running.url(), running.admin_token());
         let (program, file) = (program.to_owned(), file.map(Path::to_owned));
-        Ok(Self { topology, program, file, data, running, http })
+        Ok(Self {
+            topology,
+            program,
+            file,
+            data,
+            running,
+            http,
+        })
     }
 
     /// Starts it again on the same data, after [`Application::kill`] or a crash.
     pub async fn start_again(&mut self, environment: &[(&str, &str)]) -> anyhow::Result<()> {
-        self.running = start_program_with(&self.program, self.file.as_deref(), self.data.path(), environment).await?;
+        self.running =
+            start_program_with(&self.program, self.file.as_deref(), self.data.path(), environment).await?;
         self.http = Http::new(self.running.url(), self.running.admin_token());
         Ok(())
     }

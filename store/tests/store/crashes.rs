@@ -101,15 +101,26 @@ async fn dies_at(
     if let Ok(first) = &first
         && first.status == status
     {
-        assert_eq!(first.json, answer.json, "{place}: what was acknowledged is what stands");
+        assert_eq!(
+            first.json, answer.json,
+            "{place}: what was acknowledged is what stands"
+        );
     }
     assert_eq!(answer.status, status, "{place}: {}", answer.json);
     let again = kim.order(&app, "the-key", &lines, card).await?;
-    assert_eq!((again.status, &again.json), (status, &answer.json), "{place}: the same key, the same answer");
+    assert_eq!(
+        (again.status, &again.json),
+        (status, &answer.json),
+        "{place}: the same key, the same answer"
+    );
     settled(&app).await;
     assert_eq!(stock(&app, &shelf[0]).await?, before - taken, "{place}");
     let report = clean_audit(&app).await?;
-    assert_eq!((&report["orders"], &report["payments"]), (&json!(orders), &json!(orders)), "{place}: {report}");
+    assert_eq!(
+        (&report["orders"], &report["payments"]),
+        (&json!(orders), &json!(orders)),
+        "{place}: {report}"
+    );
     app.stop().await
 }
 
@@ -168,7 +179,10 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Res
                 app.start_again(&[]).await?;
             }
             until("the application to be ready", async || {
-                app.get("/readyz").await.ok().filter(|response| response.status == 200)
+                app.get("/readyz")
+                    .await
+                    .ok()
+                    .filter(|response| response.status == 200)
             })
             .await;
         }
@@ -177,7 +191,10 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Res
             assert_eq!((again.status, &again.json), (201, json), "{topology}: {key}");
         }
         let report = clean_audit(&app).await?;
-        assert!(report["orders"].as_u64() >= Some(acknowledged.len() as u64), "{report}");
+        assert!(
+            report["orders"].as_u64() >= Some(acknowledged.len() as u64),
+            "{report}"
+        );
         app.stop().await?;
     }
     Ok(())

@@ -50,8 +50,17 @@ async fn the_order_book_comes_out_to_the_penny() -> anyhow::Result<()> {
         for (key, value) in &expected {
             assert_eq!(&first[key], value, "{key} in {first:#}");
         }
-        let rejected: i64 = first["rejected"].as_object().context("reasons")?.values().filter_map(Value::as_i64).sum();
-        assert_eq!(48_779 + 923 + rejected, 49_999, "accepted and rejected are all rows");
+        let rejected: i64 = first["rejected"]
+            .as_object()
+            .context("reasons")?
+            .values()
+            .filter_map(Value::as_i64)
+            .sum();
+        assert_eq!(
+            48_779 + 923 + rejected,
+            49_999,
+            "accepted and rejected are all rows"
+        );
 
         let (ok, audit) = store(&["audit"], data.path(), topology.as_deref()).await?;
         assert!(ok, "{audit:#}");
@@ -59,7 +68,10 @@ async fn the_order_book_comes_out_to_the_penny() -> anyhow::Result<()> {
         assert_eq!(audit["orders_minor"], json!(95_533_893));
         assert_eq!(audit["payments_minor"], json!(95_533_893));
         assert_eq!(audit["units_sold"], json!(435_085));
-        assert_eq!((&audit["held_units"], &audit["open_sagas"], &audit["attention"]), (&json!(0), &json!(0), &json!(0)));
+        assert_eq!(
+            (&audit["held_units"], &audit["open_sagas"], &audit["attention"]),
+            (&json!(0), &json!(0), &json!(0))
+        );
         assert_eq!(audit["refunds_minor"], first["refunded_minor"]);
 
         // Run again: the same keys, nothing doubles.

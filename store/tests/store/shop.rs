@@ -19,7 +19,10 @@ pub(crate) fn program() -> Program {
     let split = split_topology();
     Program::new(env!("CARGO_BIN_EXE_store"))
         .topology("monolith", None)
-        .topology("split", Some(split.to_str().expect("a path of this repository is text")))
+        .topology(
+            "split",
+            Some(split.to_str().expect("a path of this repository is text")),
+        )
 }
 
 /// A user of the shop.
@@ -31,15 +34,28 @@ impl Customer {
     pub(crate) async fn sign_up(app: &Application, email: &str) -> anyhow::Result<Self> {
         let user = json!({"email": email, "name": "A Customer", "password": "correct horse battery"});
         let response = app.send(Request::post("/users", &user)).await?;
-        anyhow::ensure!(response.status == 201, "sign-up: {} {}", response.status, response.json);
+        anyhow::ensure!(
+            response.status == 201,
+            "sign-up: {} {}",
+            response.status,
+            response.json
+        );
         Self::sign_in(app, email).await
     }
 
     pub(crate) async fn sign_in(app: &Application, email: &str) -> anyhow::Result<Self> {
         let session = json!({"email": email, "password": "correct horse battery"});
         let response = app.send(Request::post("/sessions", &session)).await?;
-        anyhow::ensure!(response.status == 200, "sign-in: {} {}", response.status, response.json);
-        let token = response.json["token"].as_str().context("a session has a token")?.to_owned();
+        anyhow::ensure!(
+            response.status == 200,
+            "sign-in: {} {}",
+            response.status,
+            response.json
+        );
+        let token = response.json["token"]
+            .as_str()
+            .context("a session has a token")?
+            .to_owned();
         Ok(Self { token })
     }
 
@@ -51,8 +67,15 @@ impl Customer {
         self.send(app, Request::get(path)).await
     }
 
-    pub(crate) async fn order(&self, app: &Application, key: &str, lines: &[(&str, i64)], card: &str) -> anyhow::Result<Response> {
-        self.send(app, Request::post("/orders", &order(lines, card)).key(key)).await
+    pub(crate) async fn order(
+        &self,
+        app: &Application,
+        key: &str,
+        lines: &[(&str, i64)],
+        card: &str,
+    ) -> anyhow::Result<Response> {
+        self.send(app, Request::post("/orders", &order(lines, card)).key(key))
+            .await
     }
 }
 
@@ -61,8 +84,10 @@ pub(crate) fn card(number: &str) -> Value {
 }
 
 pub(crate) fn order(lines: &[(&str, i64)], number: &str) -> Value {
-    let lines: Vec<Value> =
-        lines.iter().map(|(product, quantity)| json!({"product_id": product, "quantity": quantity})).collect();
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|(product, quantity)| json!({"product_id": product, "quantity": quantity}))
+        .collect();
     json!({"lines": lines, "card": card(number), "client_reference": "a test"})
 }
 
@@ -72,11 +97,16 @@ pub(crate) async fn products(app: &Application, count: usize) -> anyhow::Result<
     anyhow::ensure!(page.status == 200, "products: {} {}", page.status, page.json);
     let items = page.json["items"].as_array().context("a page has items")?;
     anyhow::ensure!(items.len() == count, "the catalogue has {count} products");
-    Ok(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect())
+    Ok(items
+        .iter()
+        .filter_map(|item| item["id"].as_str().map(str::to_owned))
+        .collect())
 }
 
 pub(crate) async fn stock(app: &Application, product: &str) -> anyhow::Result<i64> {
-    app.get(&format!("/products/{product}")).await?.json["stock"].as_i64().context("a product has a stock")
+    app.get(&format!("/products/{product}")).await?.json["stock"]
+        .as_i64()
+        .context("a product has a stock")
 }
 
 /// Waits until no saga is open: after a pivot, steps go on behind the answer.
@@ -98,6 +128,9 @@ pub(crate) async fn clean_audit(app: &Application) -> anyhow::Result<Value> {
         .await?;
     let report: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("audit printed {}", String::from_utf8_lossy(&output.stderr)))?;
-    anyhow::ensure!(output.status.success() && report["mismatches"] == json!([]), "audit: {report:#}");
+    anyhow::ensure!(
+        output.status.success() && report["mismatches"] == json!([]),
+        "audit: {report:#}"
+    );
     Ok(report)
 }

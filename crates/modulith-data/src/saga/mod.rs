@@ -7,6 +7,6 @@ mod run;
 mod table;
 mod walk;
 
-pub use run::{Modules, RunEnd, SagaId, StepDone, run_steps};
+pub use run::{Modules, Run, RunEnd, SagaId, StepDone, run_steps};
 pub use table::{Begun, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
 pub use walk::{Heard, Next, Place, Walk};

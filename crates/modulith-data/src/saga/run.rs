@@ -42,9 +42,14 @@ pub struct Modules {
 impl Modules {
     pub fn new(modules: &[Arc<ModuleCode>]) -> Self {
         let entries = modules.iter().flat_map(|module| {
-            module.contracts.iter().map(|served| (served.contract.name, module.clone()))
+            module
+                .contracts
+                .iter()
+                .map(|served| (served.contract.name, module.clone()))
         });
-        Self { by_contract: entries.collect() }
+        Self {
+            by_contract: entries.collect(),
+        }
     }
 
     /// The module that serves a contract here.
@@ -63,7 +68,10 @@ impl Modules {
     /// [`Modules::of`], or a fault that names what is missing.
     pub fn expect(&self, contract: &str) -> Result<&Arc<ModuleCode>, Fault> {
         self.of(contract).ok_or_else(|| {
-            Fault::new(FaultKind::Encoding, format!("no module of this database serves contract `{contract}`"))
+            Fault::new(
+                FaultKind::Encoding,
+                format!("no module of this database serves contract `{contract}`"),
+            )
         })
     }
 }
@@ -82,39 +90,60 @@ pub enum RunEnd {
     Sealed { step: usize },
 }
 
-/// Runs `steps` of a plan, replaying those that are already in their inbox. `known` tells the answers of the
-/// steps before. On a refusal the work is rolled back and `turned` may write what has to stand with it.
+/// Consecutive command steps of one saga, to be executed as one transaction.
+pub struct Run<'a> {
+    pub plan: &'a PlanModel,
+    pub id: SagaId,
+    pub steps: Range<usize>,
+    /// The saga's input.
+    pub input: &'a dyn Any,
+    /// The answers of the steps before.
+    pub known: &'a dyn Fn(usize) -> Option<&'a (dyn Any + Send + Sync)>,
+    /// The saga begins in this very transaction, so that nobody else can know its keys.
+    pub fresh: bool,
+}
+
+/// Executes a run, replaying the steps that are already in their inbox. After a refusal or a seal the work is
+/// rolled back, and whatever has to stand with that may be written behind it.
 ///
 /// # Errors
 ///
 /// A fault: nothing of it stands.
-pub fn run_steps<'a>(
-    session: &mut dyn Session,
-    modules: &Modules,
-    plan: &PlanModel,
-    id: SagaId,
-    steps: Range<usize>,
-    input: &dyn Any,
-    known: &dyn Fn(usize) -> Option<&'a (dyn Any + Send + Sync)>,
-    fresh: bool,
-) -> Result<RunEnd, Fault> {
+pub fn run_steps(session: &mut dyn Session, modules: &Modules, run: &Run<'_>) -> Result<RunEnd, Fault> {
+    let Run {
+        plan,
+        id,
+        steps,
+        input,
+        known,
+        fresh,
+    } = run;
     let first = steps.start;
     let mut done: Vec<StepDone> = Vec::with_capacity(steps.len());
-    for step in steps {
+    for step in steps.clone() {
         let model = &plan.steps[step];
         modulith_core::crash_point(|| format!("{}:{}:in-transaction", plan.name, model.name));
-        let request = model.request(input, |needed| match needed.checked_sub(first) {
+        let request = model.request(*input, |needed| match needed.checked_sub(first) {
             Some(here) => done.get(here).map(|step| step.answer.as_ref()),
             None => known(needed),
         })?;
         let module = modules.expect(model.contract)?;
         let method = module.expect_method(model.contract, model.method)?;
         let hash = body_hash(&(model.codec.encode_request)(request.as_ref())?);
-        let keyed = Keyed { key: id.key(step), request: request.as_ref(), hash, fresh, expires_at: None };
+        let keyed = Keyed {
+            key: id.key(step),
+            request: request.as_ref(),
+            hash,
+            fresh: *fresh,
+            expires_at: None,
+        };
         match inbox::command(session, module, method, &keyed)? {
             CommandEnd::Done { answer, stored } => done.push(StepDone { answer, stored }),
             CommandEnd::Stored(Outcome::Done(stored)) => {
-                done.push(StepDone { answer: (model.codec.decode_answer)(&stored)?, stored });
+                done.push(StepDone {
+                    answer: (model.codec.decode_answer)(&stored)?,
+                    stored,
+                });
             }
             // The command has rolled back the run and stored its refusal.
             CommandEnd::Refused(_, record) => return Ok(RunEnd::Refused { step, record }),

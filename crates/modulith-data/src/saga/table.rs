@@ -51,10 +51,14 @@ impl Stored {
     /// As the end of a start that met it.
     pub fn into_end(self) -> Result<SagaEnd, NotRun> {
         match self {
-            Stored::KeyReused => {
-                Err(NotRun::new(NotRunReason::KeyReused, "the idempotency key was used with another request"))
-            }
-            Stored::Running => Err(NotRun::new(NotRunReason::Running, "a saga with this key is running")),
+            Stored::KeyReused => Err(NotRun::new(
+                NotRunReason::KeyReused,
+                "the idempotency key was used with another request",
+            )),
+            Stored::Running => Err(NotRun::new(
+                NotRunReason::Running,
+                "a saga with this key is running",
+            )),
             Stored::Ended(end) => Ok(end),
         }
     }
@@ -75,7 +79,18 @@ pub struct OpenSaga {
 }
 
 type FoundRow = (i64, Vec<u8>, Option<Vec<u8>>);
-type OpenRow = (uuid::Uuid, i64, String, i64, i64, Vec<u8>, i64, Option<i64>, Option<Vec<u8>>, i64);
+type OpenRow = (
+    uuid::Uuid,
+    i64,
+    String,
+    i64,
+    i64,
+    Vec<u8>,
+    i64,
+    Option<i64>,
+    Option<Vec<u8>>,
+    i64,
+);
 
 impl SagaTable {
     pub fn new(module: &str, identity: &Identity) -> Self {
@@ -121,9 +136,21 @@ impl SagaTable {
         key: Option<&ClientKey>,
     ) -> Result<Begun, Fault> {
         let now_ms = session.now_ms();
-        let (client, body) = (key.map(|key| self.keyed(&key.name)), key.map(|key| self.keyed(&key.body)));
-        let row =
-            (id.src, id.seq, &client, &body, plan.name, plan.version, plan.fingerprint(), input, now_ms);
+        let (client, body) = (
+            key.map(|key| self.keyed(&key.name)),
+            key.map(|key| self.keyed(&key.body)),
+        );
+        let row = (
+            id.src,
+            id.seq,
+            &client,
+            &body,
+            plan.name,
+            plan.version,
+            plan.fingerprint(),
+            input,
+            now_ms,
+        );
         if execute(session, &self.begin, row)? == 1 {
             return Ok(Begun::New);
         }
@@ -131,19 +158,35 @@ impl SagaTable {
             Snapshot::new(session.statements(), now_ms).row(&self.find_client, (&client,))?;
         match (found, body) {
             (Some(found), Some(body)) => stored(found, &body).map(Begun::Before),
-            _ => Err(Fault::new(modulith_core::FaultKind::Statement, "a saga's key was refused and is not there")),
+            _ => Err(Fault::new(
+                modulith_core::FaultKind::Statement,
+                "a saga's key was refused and is not there",
+            )),
         }
     }
 
     /// What stands under a client's key.
     pub fn find(&self, db: &Snapshot<'_>, key: &ClientKey) -> Result<Option<Stored>, Fault> {
         let found: Option<FoundRow> = db.row(&self.find_client, (self.keyed(&key.name),))?;
-        found.map(|found| stored(found, &self.keyed(&key.body))).transpose()
+        found
+            .map(|found| stored(found, &self.keyed(&key.body)))
+            .transpose()
     }
 
     /// Records that the saga turned back at `frontier`. From here the abort is final.
-    pub fn turn(&self, session: &mut dyn Session, id: SagaId, frontier: usize, end: &SagaEnd) -> Result<(), Fault> {
-        execute(session, &self.turn, (id.src, id.seq, frontier as i64, encode(end)?)).map(drop)
+    pub fn turn(
+        &self,
+        session: &mut dyn Session,
+        id: SagaId,
+        frontier: usize,
+        end: &SagaEnd,
+    ) -> Result<(), Fault> {
+        execute(
+            session,
+            &self.turn,
+            (id.src, id.seq, frontier as i64, encode(end)?),
+        )
+        .map(drop)
     }
 
     /// Records how the saga ended.
@@ -175,18 +218,24 @@ impl SagaTable {
     pub fn open(&self, db: &Snapshot<'_>, limit: i64) -> Result<Vec<OpenSaga>, Fault> {
         let rows: Vec<OpenRow> = db.rows(&self.open, (limit,))?;
         rows.into_iter()
-            .map(|(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts)| {
-                Ok(OpenSaga {
-                    id: SagaId { src, seq },
-                    plan,
-                    version,
-                    fingerprint,
-                    input,
-                    frontier: if state == RUNNING { None } else { frontier.and_then(|step| usize::try_from(step).ok()) },
-                    answer: answer.map(|bytes| decode(&bytes)).transpose()?,
-                    attempts,
-                })
-            })
+            .map(
+                |(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts)| {
+                    Ok(OpenSaga {
+                        id: SagaId { src, seq },
+                        plan,
+                        version,
+                        fingerprint,
+                        input,
+                        frontier: if state == RUNNING {
+                            None
+                        } else {
+                            frontier.and_then(|step| usize::try_from(step).ok())
+                        },
+                        answer: answer.map(|bytes| decode(&bytes)).transpose()?,
+                        attempts,
+                    })
+                },
+            )
             .collect()
     }
 
@@ -209,6 +258,9 @@ fn stored((state, body, answer): FoundRow, wanted: &[u8]) -> Result<Stored, Faul
     match answer {
         Some(answer) => decode(&answer).map(Stored::Ended),
         None if state < DONE => Ok(Stored::Running),
-        None => Err(Fault::new(modulith_core::FaultKind::Type, "an ended saga has no answer")),
+        None => Err(Fault::new(
+            modulith_core::FaultKind::Type,
+            "an ended saga has no answer",
+        )),
     }
 }

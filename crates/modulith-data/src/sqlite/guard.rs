@@ -82,8 +82,14 @@ fn verdict(module: &str, migrating: bool, action: &AuthAction<'_>) -> Result<(),
         A::Function { function_name } if !function_name.eq_ignore_ascii_case("load_extension") => Ok(()),
         A::Read { table_name, .. } if migrating && is_schema(table_name) => Ok(()),
         // How SQLite says CREATE, ALTER and DROP before it says which.
-        A::Insert { table_name } | A::Update { table_name, .. } | A::Delete { table_name } if is_schema(table_name) => {
-            if migrating { Ok(()) } else { Err(format!("module `{module}` may not use {DDL}")) }
+        A::Insert { table_name } | A::Update { table_name, .. } | A::Delete { table_name }
+            if is_schema(table_name) =>
+        {
+            if migrating {
+                Ok(())
+            } else {
+                Err(format!("module `{module}` may not use {DDL}"))
+            }
         }
         A::Read { table_name, .. } => own(table_name, "read"),
         A::Insert { table_name } => own(table_name, "insert into"),
@@ -103,15 +109,15 @@ fn own_table(module: &str, table: &str, verb: &str) -> Result<(), String> {
     let lower = table.to_ascii_lowercase();
     match lower.split_once('_') {
         Some((owner, rest)) if owner == module && !rest.starts_with('_') => Ok(()),
-        Some((owner, rest)) if rest.starts_with('_') => {
-            Err(format!("module `{module}` may not {verb} table `{table}`: it is the framework's, for `{owner}`"))
-        }
+        Some((owner, rest)) if rest.starts_with('_') => Err(format!(
+            "module `{module}` may not {verb} table `{table}`: it is the framework's, for `{owner}`"
+        )),
         Some(("sqlite", _)) | None => Err(format!(
             "module `{module}` may not {verb} table `{table}`: a module's tables are called `{module}_…`"
         )),
-        Some((owner, _)) => {
-            Err(format!("module `{module}` may not {verb} table `{table}`: it belongs to module `{owner}`; call its contract"))
-        }
+        Some((owner, _)) => Err(format!(
+            "module `{module}` may not {verb} table `{table}`: it belongs to module `{owner}`; call its contract"
+        )),
     }
 }
 
@@ -127,12 +133,15 @@ fn what(action: &AuthAction<'_>) -> &'static str {
         A::Transaction { .. } | A::Savepoint { .. } => "transaction control: a command is one transaction",
         A::Attach { .. } | A::Detach { .. } => "ATTACH",
         A::Pragma { .. } => "PRAGMA",
-        A::CreateTempTable { .. } | A::CreateTempIndex { .. } | A::CreateTempView { .. } | A::CreateTempTrigger { .. } => {
-            "temporary tables"
-        }
-        A::CreateTable { .. } | A::DropTable { .. } | A::AlterTable { .. } | A::CreateIndex { .. } | A::DropIndex { .. } => {
-            DDL
-        }
+        A::CreateTempTable { .. }
+        | A::CreateTempIndex { .. }
+        | A::CreateTempView { .. }
+        | A::CreateTempTrigger { .. } => "temporary tables",
+        A::CreateTable { .. }
+        | A::DropTable { .. }
+        | A::AlterTable { .. }
+        | A::CreateIndex { .. }
+        | A::DropIndex { .. } => DDL,
         A::CreateTrigger { .. } | A::CreateView { .. } => "triggers and views",
         A::Function { .. } => "load_extension",
         _ => "this kind of statement",

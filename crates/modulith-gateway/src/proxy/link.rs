@@ -187,7 +187,9 @@ mod tests {
             let token = AccessToken::generate().unwrap();
             let mut context = Context::background("r");
             context.deadline = Some(Instant::now());
-            Upstream::of(pool.clone()).forward(Request::default(), &token, &context).await
+            Upstream::of(pool.clone())
+                .forward(Request::default(), &token, &context)
+                .await
         };
         let response = forward().await;
         assert_eq!(response.status(), 503);

@@ -1,5 +1,6 @@
 //! One child process: its start, its signals, what it says, its end.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -80,7 +81,7 @@ pub(super) struct To {
 /// lives in the future, and is killed when that is dropped.
 pub(super) fn start(
     program: &Path,
-    args: &[String],
+    args: &[OsString],
     to: To,
 ) -> io::Result<(
     mpsc::UnboundedSender<Signal>,

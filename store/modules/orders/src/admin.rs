@@ -13,8 +13,8 @@ use store_users_contract::UserId;
 use uuid::Uuid;
 
 use crate::book::{
-    Invoice, NewLine, NewOrder, OrderBook, OrderBookClient, OrderPage, OrderSums, OrderTotals, ProductUnits, RecordRefused,
-    UnitsPage,
+    Invoice, NewLine, NewOrder, OrderBook, OrderBookClient, OrderPage, OrderSums, OrderTotals, ProductUnits,
+    RecordRefused, UnitsPage,
 };
 use crate::checkout::{PlaceOrder, Purchase};
 use crate::returns::{ReturnGoods, Returned, TakeBack, TakeBackRefused};
@@ -34,7 +34,11 @@ struct Office {
 /// Both may be repeated: an invoice number comes once.
 /// `GET /audit`, `GET /audit/orders?after=`, `GET /audit/units?after=`: the sums, each order's, each product's.
 pub(crate) fn routes(links: &Links) -> Router {
-    let office = Office { book: links.client(), place: links.saga(), return_goods: links.saga() };
+    let office = Office {
+        book: links.client(),
+        place: links.saga(),
+        return_goods: links.saga(),
+    };
     Router::new()
         .route("/import", post(import))
         .route("/returns", post(returns))
@@ -87,10 +91,16 @@ async fn import(State(office): State<Office>, Json(import): Json<Import>) -> Res
     check(&invoices)?;
     let numbers = invoices.iter().map(|booked| booked.invoice.clone()).collect();
     let known: HashSet<String> = office.book.recorded(numbers).await?.into_iter().collect();
-    let new = invoices.into_iter().filter(|booked| !known.contains(&booked.invoice));
+    let new = invoices
+        .into_iter()
+        .filter(|booked| !known.contains(&booked.invoice));
     // All at once: what waits together is committed together.
     let bookings = try_join_all(new.map(|booked| office.book_order(currency, booked))).await?;
-    let mut imported = Imported { placed: 0, known: known.len(), refused: Vec::new() };
+    let mut imported = Imported {
+        placed: 0,
+        known: known.len(),
+        refused: Vec::new(),
+    };
     for booking in bookings {
         match booking {
             Booking::Placed => imported.placed += 1,
@@ -104,10 +114,23 @@ async fn import(State(office): State<Office>, Json(import): Json<Import>) -> Res
 impl Office {
     /// Through the same plan as a customer's checkout, at the prices of the invoice, which was paid elsewhere.
     async fn book_order(&self, currency: Currency, booked: Booked) -> Result<Booking, Problem> {
-        let Booked { invoice, user, at_ms, lines } = booked;
-        let refused = |reason| Booking::Refused(RefusedInvoice { invoice: invoice.clone(), reason });
+        let Booked {
+            invoice,
+            user,
+            at_ms,
+            lines,
+        } = booked;
+        let refused = |reason| {
+            Booking::Refused(RefusedInvoice {
+                invoice: invoice.clone(),
+                reason,
+            })
+        };
         let Some(total) = total(currency, &lines) else {
-            return Ok(refused(Problem::invalid([("lines", "have no sum that is a price")])));
+            return Ok(refused(Problem::invalid([(
+                "lines",
+                "have no sum that is a price",
+            )])));
         };
         let order = NewOrder {
             id: OrderId(Uuid::now_v7()),
@@ -115,9 +138,22 @@ impl Office {
             lines,
             total,
             client_reference: None,
-            invoice: Some(Invoice { number: invoice.clone(), placed_at_ms: at_ms }),
+            invoice: Some(Invoice {
+                number: invoice.clone(),
+                placed_at_ms: at_ms,
+            }),
         };
-        match self.place.start(PlaceOrder(Purchase { order, card: CardToken::on_invoice() }), None).await {
+        match self
+            .place
+            .start(
+                PlaceOrder(Purchase {
+                    order,
+                    card: CardToken::on_invoice(),
+                }),
+                None,
+            )
+            .await
+        {
             Ok(_) => Ok(Booking::Placed),
             Err(CallError::Refused(refusal)) => Ok(match refusal.of(OrderBook.record) {
                 Some(RecordRefused::AlreadyRecorded) => Booking::Known,
@@ -136,7 +172,9 @@ impl Office {
         match self.return_goods.start(ReturnGoods(goods), None).await {
             Ok(taken) => Ok(taken.returned),
             Err(CallError::Refused(refusal)) => match refusal.of(OrderBook.take_back) {
-                Some(TakeBackRefused::AlreadyTakenBack) => Ok(self.book.returned(invoice).await?.unwrap_or_default()),
+                Some(TakeBackRefused::AlreadyTakenBack) => {
+                    Ok(self.book.returned(invoice).await?.unwrap_or_default())
+                }
                 None => Err(refusal.into()),
             },
             Err(error) => Err(Problem::of_saga(error)),
@@ -145,19 +183,40 @@ impl Office {
 }
 
 fn total(currency: Currency, lines: &[NewLine]) -> Option<Money> {
-    let totals: Option<Vec<Money>> =
-        lines.iter().map(|line| Money::new(line.unit_price_minor, currency).times(line.quantity)).collect();
+    let totals: Option<Vec<Money>> = lines
+        .iter()
+        .map(|line| Money::new(line.unit_price_minor, currency).times(line.quantity))
+        .collect();
     Money::sum(totals?)
 }
 
 /// One after the other, since which order a return is matched to depends on the returns before it.
-async fn returns(State(office): State<Office>, Json(import): Json<Import>) -> Result<Json<Returned>, Problem> {
+async fn returns(
+    State(office): State<Office>,
+    Json(import): Json<Import>,
+) -> Result<Json<Returned>, Problem> {
     let Import { currency, invoices } = import;
     check(&invoices)?;
     let mut sum = Returned::default();
-    for Booked { invoice, user, at_ms, lines } in invoices {
-        let goods = TakeBack { invoice, user, returned_at_ms: at_ms, currency, lines };
-        let Returned { refunded_minor, unmatched_lines, unmatched_minor } = office.take_back(goods).await?;
+    for Booked {
+        invoice,
+        user,
+        at_ms,
+        lines,
+    } in invoices
+    {
+        let goods = TakeBack {
+            invoice,
+            user,
+            returned_at_ms: at_ms,
+            currency,
+            lines,
+        };
+        let Returned {
+            refunded_minor,
+            unmatched_lines,
+            unmatched_minor,
+        } = office.take_back(goods).await?;
         sum.refunded_minor += refunded_minor;
         sum.unmatched_lines += unmatched_lines;
         sum.unmatched_minor += unmatched_minor;
@@ -172,9 +231,14 @@ fn check(invoices: &[Booked]) -> Result<(), Problem> {
         invalid.check(!booked.invoice.is_empty(), &at("invoice"), "must not be empty");
         invalid.check(!booked.lines.is_empty(), &at("lines"), "must not be empty");
         let sane = |line: &NewLine| {
-            (1..=UNITS_MAX).contains(&line.quantity) && (1..=UNIT_PRICE_MINOR_MAX).contains(&line.unit_price_minor)
+            (1..=UNITS_MAX).contains(&line.quantity)
+                && (1..=UNIT_PRICE_MINOR_MAX).contains(&line.unit_price_minor)
         };
-        invalid.check(booked.lines.iter().all(sane), &at("lines"), "must have positive quantities and prices");
+        invalid.check(
+            booked.lines.iter().all(sane),
+            &at("lines"),
+            "must have positive quantities and prices",
+        );
     }
     invalid.finish()
 }
@@ -183,7 +247,10 @@ async fn totals(State(office): State<Office>) -> Result<Json<OrderTotals>, Probl
     Ok(Json(office.book.totals().await?))
 }
 
-async fn sums(State(office): State<Office>, Query(page): Query<OrderPage>) -> Result<Json<Vec<OrderSums>>, Problem> {
+async fn sums(
+    State(office): State<Office>,
+    Query(page): Query<OrderPage>,
+) -> Result<Json<Vec<OrderSums>>, Problem> {
     Ok(Json(office.book.sums(page).await?))
 }
 

@@ -146,7 +146,14 @@ pub(crate) struct OrderBookModule;
 
 impl OrderBook for OrderBookModule {
     fn record(&self, tx: &mut Tx<'_>, Record { order, charge }: Record) -> Answer<Placed, RecordRefused> {
-        let NewOrder { id, user, lines, total, client_reference, invoice } = order;
+        let NewOrder {
+            id,
+            user,
+            lines,
+            total,
+            client_reference,
+            invoice,
+        } = order;
         let (invoice, placed_at) = match invoice {
             Some(invoice) => (Some(invoice.number), invoice.placed_at_ms),
             None => (None, tx.now_ms()),
@@ -184,28 +191,44 @@ impl OrderBook for OrderBookModule {
             "SELECT product_id, quantity - returned FROM orders_line WHERE order_id = $1 AND returned < quantity",
             (order,),
         )?;
-        tx.execute("UPDATE orders_line SET returned = quantity WHERE order_id = $1", (order,))?;
+        tx.execute(
+            "UPDATE orders_line SET returned = quantity WHERE order_id = $1",
+            (order,),
+        )?;
         tx.execute(
             "UPDATE orders_order SET status = $2, refunded_minor = total_minor WHERE id = $1",
             (order, OrderStatus::Cancelled),
         )?;
-        Ok(Cancelled { refund: Money::new(refund_minor, currency), units: left.into_iter().collect() })
+        Ok(Cancelled {
+            refund: Money::new(refund_minor, currency),
+            units: left.into_iter().collect(),
+        })
     }
 
     fn take_back(&self, tx: &mut Tx<'_>, request: TakeBack) -> Answer<TakenBack, TakeBackRefused> {
         returns::take_back(tx, request)
     }
 
-    fn charge(&self, db: &Snapshot<'_>, OrderOf { user, order }: OrderOf) -> Answer<Option<ChargeId>, NoSuchOrder> {
-        let found = db.row("SELECT charge FROM orders_order WHERE id = $1 AND user_id = $2", (order, user))?;
+    fn charge(
+        &self,
+        db: &Snapshot<'_>,
+        OrderOf { user, order }: OrderOf,
+    ) -> Answer<Option<ChargeId>, NoSuchOrder> {
+        let found = db.row(
+            "SELECT charge FROM orders_order WHERE id = $1 AND user_id = $2",
+            (order, user),
+        )?;
         let (charge,) = found.ok_or(NoSuchOrder::NoSuchOrder)?;
         Ok(charge)
     }
 
-    fn recorded(&self, db: &Snapshot<'_>, mut invoices: Vec<String>) -> Answer<Vec<String>, Never> {
+    fn recorded(&self, db: &Snapshot<'_>, invoices: Vec<String>) -> Answer<Vec<String>, Never> {
         let mut recorded = Vec::new();
-        for invoice in invoices.drain(..) {
-            if db.row::<(OrderId,)>("SELECT id FROM orders_order WHERE invoice = $1", (&invoice,))?.is_some() {
+        for invoice in invoices {
+            if db
+                .row::<(OrderId,)>("SELECT id FROM orders_order WHERE invoice = $1", (&invoice,))?
+                .is_some()
+            {
                 recorded.push(invoice);
             }
         }
@@ -213,29 +236,37 @@ impl OrderBook for OrderBookModule {
     }
 
     fn returned(&self, db: &Snapshot<'_>, invoice: String) -> Answer<Option<Returned>, Never> {
-        let sql = "SELECT refunded_minor, unmatched_lines, unmatched_minor FROM orders_return WHERE invoice = $1";
-        Ok(db.row(sql, (invoice,))?.map(|(refunded_minor, unmatched_lines, unmatched_minor)| Returned {
-            refunded_minor,
-            unmatched_lines,
-            unmatched_minor,
-        }))
+        let sql =
+            "SELECT refunded_minor, unmatched_lines, unmatched_minor FROM orders_return WHERE invoice = $1";
+        Ok(db
+            .row(sql, (invoice,))?
+            .map(|(refunded_minor, unmatched_lines, unmatched_minor)| Returned {
+                refunded_minor,
+                unmatched_lines,
+                unmatched_minor,
+            }))
     }
 
     fn totals(&self, db: &Snapshot<'_>) -> Answer<OrderTotals, Never> {
-        let sums: Option<(i64, Option<i64>, Option<i64>)> = db.row(
-            "SELECT count(*), CAST(sum(total_minor) AS bigint), CAST(sum(refunded_minor) AS bigint) FROM orders_order",
+        // The casts are for PostgreSQL, where a sum of bigints is wider than they are.
+        let sums = db.row(
+            "SELECT count(*), CAST(coalesce(sum(total_minor), 0) AS bigint),
+                CAST(coalesce(sum(refunded_minor), 0) AS bigint) FROM orders_order",
             (),
         )?;
-        let units: Option<(Option<i64>, Option<i64>)> =
-            db.row("SELECT CAST(sum(quantity) AS bigint), CAST(sum(returned) AS bigint) FROM orders_line", ())?;
+        let units = db.row(
+            "SELECT CAST(coalesce(sum(quantity), 0) AS bigint), CAST(coalesce(sum(returned), 0) AS bigint)
+             FROM orders_line",
+            (),
+        )?;
         let (orders, orders_minor, refunded_minor) = sums.unwrap_or_default();
-        let (sold, returned) = units.unwrap_or_default();
+        let (units_sold, units_returned) = units.unwrap_or_default();
         Ok(OrderTotals {
             orders,
-            orders_minor: orders_minor.unwrap_or_default(),
-            refunded_minor: refunded_minor.unwrap_or_default(),
-            units_sold: sold.unwrap_or_default(),
-            units_returned: returned.unwrap_or_default(),
+            orders_minor,
+            refunded_minor,
+            units_sold,
+            units_returned,
         })
     }
 
@@ -245,7 +276,12 @@ impl OrderBook for OrderBookModule {
             "SELECT id, status, total_minor, refunded_minor FROM orders_order WHERE id > $1 ORDER BY id LIMIT 1000",
             (after,),
         )?;
-        let sums = |(id, status, total_minor, refunded_minor)| OrderSums { id, status, total_minor, refunded_minor };
+        let sums = |(id, status, total_minor, refunded_minor)| OrderSums {
+            id,
+            status,
+            total_minor,
+            refunded_minor,
+        };
         Ok(rows.into_iter().map(sums).collect())
     }
 
@@ -256,6 +292,9 @@ impl OrderBook for OrderBookModule {
              WHERE product_id > $1 GROUP BY product_id ORDER BY product_id LIMIT 1000",
             (after,),
         )?;
-        Ok(rows.into_iter().map(|(id, sold, returned)| ProductUnits { id, sold, returned }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(id, sold, returned)| ProductUnits { id, sold, returned })
+            .collect())
     }
 }

@@ -60,11 +60,24 @@ pub(crate) struct LedgerBook;
 
 impl Ledger for LedgerBook {
     fn totals(&self, db: &Snapshot<'_>) -> Answer<LedgerTotals, Never> {
-        let paid = "SELECT count(*), CAST(coalesce(sum(amount_minor), 0) AS bigint) FROM payments_payment WHERE credited_at IS NULL";
-        let repaid = "SELECT count(*), CAST(coalesce(sum(amount_minor), 0) AS bigint) FROM payments_repayment";
-        let (payments, payments_minor) = db.row(paid, ())?.unwrap_or_default();
-        let (refunds, refunds_minor) = db.row(repaid, ())?.unwrap_or_default();
-        Ok(LedgerTotals { payments, payments_minor, refunds, refunds_minor })
+        // The casts are for PostgreSQL, where a sum of bigints is wider than they are.
+        let paid = db.row(
+            "SELECT count(*), CAST(coalesce(sum(amount_minor), 0) AS bigint) FROM payments_payment
+             WHERE credited_at IS NULL",
+            (),
+        )?;
+        let repaid = db.row(
+            "SELECT count(*), CAST(coalesce(sum(amount_minor), 0) AS bigint) FROM payments_repayment",
+            (),
+        )?;
+        let (payments, payments_minor) = paid.unwrap_or_default();
+        let (refunds, refunds_minor) = repaid.unwrap_or_default();
+        Ok(LedgerTotals {
+            payments,
+            payments_minor,
+            refunds,
+            refunds_minor,
+        })
     }
 
     fn payments(&self, db: &Snapshot<'_>, page: LedgerPage) -> Answer<Vec<LedgerPayment>, Never> {
@@ -74,6 +87,13 @@ impl Ledger for LedgerBook {
              WHERE id > $1 AND credited_at IS NULL ORDER BY id LIMIT 1000",
             (after,),
         )?;
-        Ok(rows.into_iter().map(|(id, paid_minor, repaid_minor)| LedgerPayment { id, paid_minor, repaid_minor }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(id, paid_minor, repaid_minor)| LedgerPayment {
+                id,
+                paid_minor,
+                repaid_minor,
+            })
+            .collect())
     }
 }

@@ -3,6 +3,7 @@
 //! What matters here is to say exactly what is known. A decline is certain. A connection that was never made is
 //! *not run*. Everything else (a timeout, a lost reply, a 5xx) is *unknown*, and the same key asks again.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +32,9 @@ pub(crate) struct Provider {
 /// The provider, or a certain failure in a store whose cards are debited on the ledger.
 pub(crate) fn of(provider: &Option<Provider>) -> Result<&Provider, NotRun> {
     let hint = "no card provider is configured; set `provider = \"stripe\"` in [module.payments]";
-    provider.as_ref().ok_or_else(|| NotRun::new(NotRunReason::Incompatible, hint))
+    provider
+        .as_ref()
+        .ok_or_else(|| NotRun::new(NotRunReason::Incompatible, hint))
 }
 
 #[derive(Deserialize)]
@@ -75,11 +78,19 @@ impl Provider {
         authorization.set_sensitive(true);
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT));
-        Ok(Self { http: Client::builder(TokioExecutor::new()).build(connector), url, authorization })
+        Ok(Self {
+            http: Client::builder(TokioExecutor::new()).build(connector),
+            url,
+            authorization,
+        })
     }
 
     /// The key is noted with the charge too, so that [`Provider::refund_step`] finds it.
-    pub(crate) async fn charge(&self, key: &str, request: ChargeRequest) -> Result<Payment, CallError<Declined>> {
+    pub(crate) async fn charge(
+        &self,
+        key: &str,
+        request: ChargeRequest,
+    ) -> Result<Payment, CallError<Declined>> {
         let amount = request.amount.amount.to_string();
         let payment = request.payment.0.to_string();
         let form = [
@@ -92,12 +103,19 @@ impl Provider {
             ("metadata[payment]", &payment),
             ("metadata[step]", key),
         ];
-        match self.ask::<PaymentIntent>(Method::POST, "/v1/payment_intents", &form, Some(key)).await? {
-            Ok(intent) if intent.status == "succeeded" => {
-                Ok(Payment { id: request.payment, amount: request.amount, charge: Some(ChargeId(intent.id)) })
-            }
+        match self
+            .ask::<PaymentIntent>(Method::POST, "/v1/payment_intents", &form, Some(key))
+            .await?
+        {
+            Ok(intent) if intent.status == "succeeded" => Ok(Payment {
+                id: request.payment,
+                amount: request.amount,
+                charge: Some(ChargeId(intent.id)),
+            }),
             Ok(intent) => Err(unknown(format!("payment intent {} is {}", intent.id, intent.status)).into()),
-            Err(failure) if failure.kind != "card_error" => Err(not_run(format!("the provider said {failure}")).into()),
+            Err(failure) if failure.kind != "card_error" => {
+                Err(not_run(format!("the provider said {failure}")).into())
+            }
             Err(failure) => Err(CallError::Refused(match failure.decline_code.as_deref() {
                 Some("insufficient_funds") => Declined::InsufficientFunds,
                 _ => Declined::CardDeclined,
@@ -111,19 +129,37 @@ impl Provider {
         let query = [("query", format!("metadata['step']:'{step}'"))];
         let query = serde_urlencoded::to_string(query).map_err(|error| unknown(error.to_string()))?;
         let path = format!("/v1/payment_intents/search?{query}");
-        let found = self.ask::<Found>(Method::GET, &path, &[], None).await?.map_err(impossible)?;
+        let found = self
+            .ask::<Found>(Method::GET, &path, &[], None)
+            .await?
+            .map_err(impossible)?;
         match found.data.into_iter().find(|intent| intent.status == "succeeded") {
             Some(intent) => self.post_refund(key, &[("payment_intent", &intent.id)]).await,
             None => Err(unknown(format!("no charge is found yet for {step}")).into()),
         }
     }
 
-    pub(crate) async fn refund(&self, key: &str, charge: &ChargeId, amount: Money) -> Result<(), CallError<Never>> {
-        self.post_refund(key, &[("payment_intent", &charge.0), ("amount", &amount.amount.to_string())]).await
+    pub(crate) async fn refund(
+        &self,
+        key: &str,
+        charge: &ChargeId,
+        amount: Money,
+    ) -> Result<(), CallError<Never>> {
+        self.post_refund(
+            key,
+            &[
+                ("payment_intent", &charge.0),
+                ("amount", &amount.amount.to_string()),
+            ],
+        )
+        .await
     }
 
     async fn post_refund(&self, key: &str, form: &[(&str, &str)]) -> Result<(), CallError<Never>> {
-        match self.ask::<Refunded>(Method::POST, "/v1/refunds", form, Some(key)).await? {
+        match self
+            .ask::<Refunded>(Method::POST, "/v1/refunds", form, Some(key))
+            .await?
+        {
             Ok(refund) if matches!(refund.status.as_str(), "succeeded" | "pending") => Ok(()),
             Ok(refund) => Err(unknown(format!("the refund is {}", refund.status)).into()),
             Err(failure) if failure.code.as_deref() == Some("charge_already_refunded") => Ok(()),
@@ -148,14 +184,23 @@ impl Provider {
         if let Some(key) = key {
             request = request.header(IDEMPOTENCY_KEY, key);
         }
-        let request = request.body(Full::from(body)).map_err(|error| not_run(error.to_string()))?;
+        let request = request
+            .body(Full::from(body))
+            .map_err(|error| not_run(error.to_string()))?;
         let exchange = async {
-            let response = self.http.request(request).await.map_err(|error| match error.is_connect() {
-                true => CallFault::NotRun(not_run(format!("{}: {error}", self.url))),
-                false => CallFault::Unknown(unknown(error.to_string())),
+            let response = self.http.request(request).await.map_err(|error| {
+                let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
+                let detail = format!("{}: {error}{cause}", self.url);
+                if error.is_connect() {
+                    CallFault::from(not_run(detail))
+                } else {
+                    unknown(detail).into()
+                }
             })?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+                .collect()
+                .await;
             let body = body.map_err(|error| unknown(error.to_string()))?;
             Ok::<_, CallFault>((status, body.to_bytes()))
         };
@@ -174,7 +219,8 @@ impl Provider {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unknown> {
-    serde_json::from_slice(body).map_err(|error| unknown(format!("the provider's answer cannot be read: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| unknown(format!("the provider's answer cannot be read: {error}")))
 }
 
 fn not_run(detail: String) -> NotRun {
@@ -192,7 +238,12 @@ fn impossible(failure: FailureDetail) -> Unknown {
 
 impl std::fmt::Display for FailureDetail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.kind, self.code.as_deref().unwrap_or("without a code"))
+        write!(
+            f,
+            "{} {}",
+            self.kind,
+            self.code.as_deref().unwrap_or("without a code")
+        )
     }
 }
 

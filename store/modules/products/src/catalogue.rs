@@ -89,7 +89,12 @@ impl Catalogue for CatalogueModule {
     fn supply(&self, tx: &mut Tx<'_>, supply: Supply) -> Answer<(), Never> {
         for product in &supply.products {
             let new = units_new(tx, &supply.source, product)?;
-            let Supplied { id, name, price: Money { amount, currency }, .. } = product;
+            let Supplied {
+                id,
+                name,
+                price: Money { amount, currency },
+                ..
+            } = product;
             tx.execute(
                 "INSERT INTO products_product (id, name, folded, price_minor, currency, stock, held, sold, supplied)
                  VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $6)
@@ -104,14 +109,21 @@ impl Catalogue for CatalogueModule {
     }
 
     fn totals(&self, db: &Snapshot<'_>) -> Answer<StockTotals, Never> {
-        let sums: Option<(i64, Option<i64>, Option<i64>, Option<i64>, Option<i64>)> = db.row(
-            "SELECT count(*), CAST(sum(stock) AS bigint), CAST(sum(held) AS bigint),
-                    CAST(sum(sold) AS bigint), CAST(sum(supplied) AS bigint) FROM products_product",
+        // The casts are for PostgreSQL, where a sum of bigints is wider than they are.
+        let sums = db.row(
+            "SELECT count(*), CAST(coalesce(sum(stock), 0) AS bigint), CAST(coalesce(sum(held), 0) AS bigint),
+                CAST(coalesce(sum(sold), 0) AS bigint), CAST(coalesce(sum(supplied), 0) AS bigint)
+             FROM products_product",
             (),
         )?;
         let (products, stock, held, sold, supplied) = sums.unwrap_or_default();
-        let [stock, held, sold, supplied] = [stock, held, sold, supplied].map(Option::unwrap_or_default);
-        Ok(StockTotals { products, stock, held, sold, supplied })
+        Ok(StockTotals {
+            products,
+            stock,
+            held,
+            sold,
+            supplied,
+        })
     }
 
     fn stocks(&self, db: &Snapshot<'_>, page: StockPage) -> Answer<Vec<Stock>, Never> {
@@ -120,7 +132,13 @@ impl Catalogue for CatalogueModule {
             "SELECT id, stock, held, sold, supplied FROM products_product WHERE id > $1 ORDER BY id LIMIT 1000",
             (after,),
         )?;
-        let stock = |(id, stock, held, sold, supplied)| Stock { id, stock, held, sold, supplied };
+        let stock = |(id, stock, held, sold, supplied)| Stock {
+            id,
+            stock,
+            held,
+            sold,
+            supplied,
+        };
         Ok(rows.into_iter().map(stock).collect())
     }
 }

@@ -40,10 +40,20 @@ async fn list(
 ) -> Result<Json<Page>, Problem> {
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
     let mut invalid = Invalid::default();
-    invalid.check((1..=LIMIT_MAX).contains(&limit), "limit", "must be between 1 and 100");
+    invalid.check(
+        (1..=LIMIT_MAX).contains(&limit),
+        "limit",
+        "must be between 1 and 100",
+    );
     invalid.check(query.len() <= 200, "query", "must have at most 200 bytes");
     invalid.finish()?;
-    let mut items = catalogue.search(Search { text: query, after, limit: limit + 1 }).await?;
+    let mut items = catalogue
+        .search(Search {
+            text: query,
+            after,
+            limit: limit + 1,
+        })
+        .await?;
     // One more than asked for tells whether there is a next page.
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
@@ -74,7 +84,11 @@ async fn supply(
 ) -> Result<StatusCode, Problem> {
     let mut invalid = Invalid::default();
     for (place, product) in supply.products.iter().enumerate() {
-        invalid.check(product.price.amount > 0, &format!("products[{place}].price.amount"), "must be positive");
+        invalid.check(
+            product.price.amount > 0,
+            &format!("products[{place}].price.amount"),
+            "must be positive",
+        );
     }
     invalid.finish()?;
     catalogue.supply(supply).await?;

@@ -3,7 +3,7 @@
 //! The table checks that no state falls below zero and that nothing appears or vanishes, so a move that would
 //! break the sum is a fault and never a wrong number.
 
-use modulith::{Answer, Fault, Tx};
+use modulith::{Answer, Fault, FaultKind, Tx};
 use store_products_contract::{Hold, HoldRefused, Units};
 
 /// Goes on after a product that falls short, to name them all; the refusal takes everything back.
@@ -31,20 +31,37 @@ pub(crate) fn hold(tx: &mut Tx<'_>, units: Units) -> Answer<Hold, HoldRefused> {
 }
 
 pub(crate) fn release(tx: &mut Tx<'_>, units: &Units) -> Result<(), Fault> {
-    each(tx, units, "UPDATE products_product SET held = held - $2, stock = stock + $2 WHERE id = $1")
+    each(
+        tx,
+        units,
+        "UPDATE products_product SET held = held - $2, stock = stock + $2 WHERE id = $1",
+    )
 }
 
 pub(crate) fn sell(tx: &mut Tx<'_>, units: &Units) -> Result<(), Fault> {
-    each(tx, units, "UPDATE products_product SET held = held - $2, sold = sold + $2 WHERE id = $1")
+    each(
+        tx,
+        units,
+        "UPDATE products_product SET held = held - $2, sold = sold + $2 WHERE id = $1",
+    )
 }
 
 pub(crate) fn restock(tx: &mut Tx<'_>, units: &Units) -> Result<(), Fault> {
-    each(tx, units, "UPDATE products_product SET sold = sold - $2, stock = stock + $2 WHERE id = $1")
+    each(
+        tx,
+        units,
+        "UPDATE products_product SET sold = sold - $2, stock = stock + $2 WHERE id = $1",
+    )
 }
 
 fn each(tx: &mut Tx<'_>, units: &Units, sql: &str) -> Result<(), Fault> {
     for (product, quantity) in units.iter() {
-        tx.execute(sql, (product, quantity))?;
+        if tx.execute(sql, (product, quantity))? == 0 {
+            return Err(Fault::new(
+                FaultKind::Statement,
+                format!("product {product} is not in the catalogue"),
+            ));
+        }
     }
     Ok(())
 }

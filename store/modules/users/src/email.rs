@@ -17,7 +17,8 @@ impl Email {
         let labels_are_whole = domain.contains('.') && domain.split('.').all(|label| !label.is_empty());
         // RFC 5321, 4.5.3.1: a mailbox has at most 64 bytes, an address in a path at most 254.
         let fits = (1..=64).contains(&mailbox.len()) && text.len() <= 254;
-        (fits && labels_are_whole && mailbox.chars().all(plain) && domain.chars().all(plain)).then_some(Self(text))
+        (fits && labels_are_whole && mailbox.chars().all(plain) && domain.chars().all(plain))
+            .then_some(Self(text))
     }
 
     pub(crate) fn into_text(self) -> String {
@@ -37,8 +38,17 @@ mod tests {
     #[test]
     fn what_is_no_address() {
         let long = format!("{}@example.com", "a".repeat(65));
-        for text in ["", "ada", "@example.com", "ada@", "ada@localhost", "a b@example.com", "a@b@c.de", "ada@.com", &long]
-        {
+        for text in [
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "ada@localhost",
+            "a b@example.com",
+            "a@b@c.de",
+            "ada@.com",
+            &long,
+        ] {
             assert_eq!(Email::parse(text), None, "{text}");
         }
     }

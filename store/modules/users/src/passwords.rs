@@ -28,7 +28,10 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     pub(crate) fn new() -> Self {
-        Self { queue: Arc::new(Semaphore::new(QUEUE_MAX)), turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            queue: Arc::new(Semaphore::new(QUEUE_MAX)),
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 
     pub(crate) async fn hash(&self, password: String) -> Result<PasswordHash, Problem> {
@@ -40,14 +43,20 @@ impl Passwords {
         self.in_turn(move || {
             let known = hash.is_some();
             let hash = hash.unwrap_or_else(|| NOBODY.clone());
-            let matches = phc::PasswordHash::new(&hash.0)
-                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok());
+            let matches = phc::PasswordHash::new(&hash.0).is_ok_and(|hash| {
+                Argon2::default()
+                    .verify_password(password.as_bytes(), &hash)
+                    .is_ok()
+            });
             matches && known
         })
         .await
     }
 
-    async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
         let _place = self.queue.try_acquire().map_err(|_| busy())?;
         // The permit goes with the work: a caller that hangs up does not let a second hash start beside it.
         let turn = self.turn.clone().acquire_owned().await.map_err(|_| busy())?;
@@ -61,13 +70,19 @@ impl Passwords {
 }
 
 fn busy() -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "sign-in-busy", "Too many people are signing in")
-        .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "sign-in-busy",
+        "Too many people are signing in",
+    )
+    .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 fn digest(password: &str) -> PasswordHash {
     let params = Params::new(MEMORY_KIB, PASSES, 1, None).expect("the settings are within argon2's limits");
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let hash = argon2.hash_password(password.as_bytes()).expect("a password of at most 200 characters is hashed");
+    let hash = argon2
+        .hash_password(password.as_bytes())
+        .expect("a password of at most 200 characters is hashed");
     PasswordHash(hash.to_string())
 }

@@ -22,7 +22,9 @@ pub trait Orders {
 }
 
 /// A UUID of version 7, so that ids are in the order of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Column)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Column,
+)]
 #[serde(transparent)]
 pub struct OrderId(pub Uuid);
 

@@ -59,11 +59,11 @@ pub enum PaidThrough {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Refusal)]
 pub enum CardRefused {
     #[refused(422, "card.number is not a card number")]
-    NumberInvalid,
+    CardNumberInvalid,
     #[refused(422, "card.exp_month is not between 1 and 12")]
-    ExpiryInvalid,
+    CardExpiryInvalid,
     #[refused(422, "card.cvc is not three or four digits")]
-    CvcInvalid,
+    CardCvcInvalid,
     #[refused(402, "the card has expired")]
     CardExpired,
     #[refused(402, "this card is not supported")]

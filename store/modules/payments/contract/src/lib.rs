@@ -53,7 +53,9 @@ pub trait Payments {
 }
 
 /// The payer's own number for a payment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Column)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Column,
+)]
 #[serde(transparent)]
 pub struct PaymentId(pub Uuid);
 

@@ -11,20 +11,19 @@ use crate::ProductId;
 /// wait for each other's rows in a circle.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Units(BTreeMap<ProductId, u32>);
+pub struct Units(BTreeMap<ProductId, i64>);
 
 impl Units {
-    pub fn iter(&self) -> impl Iterator<Item = (&ProductId, u32)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&ProductId, i64)> {
         self.0.iter().map(|(product, quantity)| (product, *quantity))
     }
 }
 
 impl FromIterator<(ProductId, u32)> for Units {
     fn from_iter<I: IntoIterator<Item = (ProductId, u32)>>(lines: I) -> Self {
-        let mut units = BTreeMap::<_, u32>::new();
+        let mut units = BTreeMap::<_, i64>::new();
         for (product, quantity) in lines {
-            let sum = units.entry(product).or_default();
-            *sum = sum.saturating_add(quantity);
+            *units.entry(product).or_default() += i64::from(quantity);
         }
         Self(units)
     }

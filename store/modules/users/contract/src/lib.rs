@@ -15,7 +15,9 @@ pub trait Users {
 }
 
 /// The subject of a session's token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Column)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Column,
+)]
 #[serde(transparent)]
 pub struct UserId(pub Uuid);
 
