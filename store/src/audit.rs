@@ -111,16 +111,12 @@ async fn reading(store: &Target) -> anyhow::Result<AuditReport> {
     let stock: StockTotals = store.get("/admin/products/audit").await?;
     let mut mismatches = Vec::new();
     if book.orders_minor != ledger.payments_minor {
-        mismatches.push(format!(
-            "orders come to {}, payments to {}",
-            book.orders_minor, ledger.payments_minor
-        ));
+        mismatches
+            .push(format!("orders come to {}, payments to {}", book.orders_minor, ledger.payments_minor));
     }
     if book.refunded_minor != ledger.refunds_minor {
-        mismatches.push(format!(
-            "orders say {} refunded, payments {}",
-            book.refunded_minor, ledger.refunds_minor
-        ));
+        mismatches
+            .push(format!("orders say {} refunded, payments {}", book.refunded_minor, ledger.refunds_minor));
     }
     money(store, &mut mismatches).await?;
     goods(store, &mut mismatches).await?;
@@ -146,31 +142,16 @@ async fn reading(store: &Target) -> anyhow::Result<AuditReport> {
 
 /// Each order has the payment of its number, and the same is given back by both.
 async fn money(store: &Target, mismatches: &mut Vec<String>) -> anyhow::Result<()> {
-    let payments = all(
-        store,
-        "/admin/payments/audit/payments",
-        |payment: &LedgerPayment| &payment.id,
-    )
-    .await?;
-    let mut payments: BTreeMap<String, LedgerPayment> = payments
-        .into_iter()
-        .map(|payment| (payment.id.clone(), payment))
-        .collect();
+    let payments =
+        all(store, "/admin/payments/audit/payments", |payment: &LedgerPayment| &payment.id).await?;
+    let mut payments: BTreeMap<String, LedgerPayment> =
+        payments.into_iter().map(|payment| (payment.id.clone(), payment)).collect();
     for order in all(store, "/admin/orders/audit/orders", |order: &OrderSums| &order.id).await? {
-        let OrderSums {
-            id,
-            status,
-            total_minor,
-            refunded_minor,
-        } = order;
+        let OrderSums { id, status, total_minor, refunded_minor } = order;
         match payments.remove(&id) {
             None => mismatches.push(format!("order {id} is {status} without a payment")),
             Some(payment) if (payment.paid_minor, payment.repaid_minor) != (total_minor, refunded_minor) => {
-                let LedgerPayment {
-                    paid_minor,
-                    repaid_minor,
-                    ..
-                } = payment;
+                let LedgerPayment { paid_minor, repaid_minor, .. } = payment;
                 mismatches.push(format!(
                     "order {id} comes to {total_minor} with {refunded_minor} refunded, \
                      its payment to {paid_minor} with {repaid_minor} repaid"
@@ -179,36 +160,21 @@ async fn money(store: &Target, mismatches: &mut Vec<String>) -> anyhow::Result<(
             Some(_) => {}
         }
         if status == "cancelled" && refunded_minor != total_minor {
-            mismatches.push(format!(
-                "order {id} is cancelled, and {refunded_minor} of {total_minor} refunded"
-            ));
+            mismatches
+                .push(format!("order {id} is cancelled, and {refunded_minor} of {total_minor} refunded"));
         }
     }
-    mismatches.extend(
-        payments
-            .into_keys()
-            .map(|id| format!("payment {id} has no order")),
-    );
+    mismatches.extend(payments.into_keys().map(|id| format!("payment {id} has no order")));
     Ok(())
 }
 
 /// What is sold of each product is what its orders say, less what came back; and nothing appears or vanishes.
 async fn goods(store: &Target, mismatches: &mut Vec<String>) -> anyhow::Result<()> {
-    let units = all(store, "/admin/orders/audit/units", |units: &ProductUnits| {
-        &units.id
-    })
-    .await?;
-    let mut ordered: BTreeMap<String, i64> = units
-        .into_iter()
-        .map(|units| (units.id, units.sold - units.returned))
-        .collect();
-    for Stock {
-        id,
-        stock,
-        held,
-        sold,
-        supplied,
-    } in all(store, "/admin/products/audit/products", |stock: &Stock| &stock.id).await?
+    let units = all(store, "/admin/orders/audit/units", |units: &ProductUnits| &units.id).await?;
+    let mut ordered: BTreeMap<String, i64> =
+        units.into_iter().map(|units| (units.id, units.sold - units.returned)).collect();
+    for Stock { id, stock, held, sold, supplied } in
+        all(store, "/admin/products/audit/products", |stock: &Stock| &stock.id).await?
     {
         let ordered = ordered.remove(&id).unwrap_or(0);
         if ordered != sold {
@@ -220,11 +186,8 @@ async fn goods(store: &Target, mismatches: &mut Vec<String>) -> anyhow::Result<(
             ));
         }
     }
-    mismatches.extend(
-        ordered
-            .into_keys()
-            .map(|id| format!("product {id} is in orders and not in the catalogue")),
-    );
+    mismatches
+        .extend(ordered.into_keys().map(|id| format!("product {id} is in orders and not in the catalogue")));
     Ok(())
 }
 

@@ -32,11 +32,7 @@ impl Target {
             HeaderValue::try_from(format!("Bearer {admin_token}")).context("the admin token")?;
         authorization.set_sensitive(true);
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self {
-            http,
-            url: url.trim_end_matches('/').to_owned(),
-            authorization,
-        })
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), authorization })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

@@ -9,18 +9,13 @@ use modulith::cli::{Command, Running};
 use crate::client::Target;
 
 pub(crate) fn import() -> Command {
-    let file = Arg::new("file")
-        .value_name("FILE")
-        .required(true)
-        .value_parser(value_parser!(PathBuf));
+    let file = Arg::new("file").value_name("FILE").required(true).value_parser(value_parser!(PathBuf));
     let clap = clap::Command::new("import")
         .about("import an order book in the format of UCI's Online Retail")
         .arg(file);
     Command::new(clap, |running, matches| {
         Box::pin(async move {
-            let file = matches
-                .get_one::<PathBuf>("file")
-                .map_or(Path::new(""), PathBuf::as_path);
+            let file = matches.get_one::<PathBuf>("file").map_or(Path::new(""), PathBuf::as_path);
             let report = crate::import::import(&target(&running)?, file, true).await;
             running.stop().await?;
             let report = report?;
@@ -39,11 +34,7 @@ pub(crate) fn audit() -> Command {
             running.stop().await?;
             let report = report?;
             print(&report, matches.get_flag("json"))?;
-            Ok(if report.mismatches.is_empty() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
+            Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         })
     })
 }
@@ -56,9 +47,7 @@ fn target(running: &Running) -> anyhow::Result<Target> {
 fn print(report: &impl serde::Serialize, json: bool) -> anyhow::Result<()> {
     let report = serde_json::to_value(report)?;
     match report.as_object() {
-        Some(fields) if !json => fields
-            .iter()
-            .for_each(|(name, value)| println!("{name:>16}  {value}")),
+        Some(fields) if !json => fields.iter().for_each(|(name, value)| println!("{name:>16}  {value}")),
         _ => println!("{report}"),
     }
     Ok(())

@@ -84,11 +84,7 @@ pub(crate) async fn import(store: &Target, file: &Path, progress: bool) -> anyho
     let bar = bar(&book, progress);
     let mut report = ImportReport {
         rows: book.rows,
-        rejected: book
-            .rejected
-            .iter()
-            .map(|(reason, rows)| ((*reason).to_owned(), *rows))
-            .collect(),
+        rejected: book.rejected.iter().map(|(reason, rows)| ((*reason).to_owned(), *rows)).collect(),
         ..ImportReport::default()
     };
     for body in supplies(&book, &source) {
@@ -107,26 +103,15 @@ pub(crate) async fn import(store: &Target, file: &Path, progress: bool) -> anyho
 /// The name of the book as a supplier of stock.
 fn source(file: &Path) -> anyhow::Result<String> {
     let digest = ring::digest::digest(&ring::digest::SHA256, &std::fs::read(file)?);
-    let hex: String = digest.as_ref()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("order book {hex}"))
 }
 
 /// Every product of the book, at the last price it was sold for, with the stock that its orders need; as bodies
 /// of requests.
 fn supplies(book: &OrderBook, source: &str) -> Vec<Bytes> {
-    let returned = book
-        .returns
-        .iter()
-        .flat_map(|invoice| &invoice.lines)
-        .map(|line| (0, line));
-    let sold = book
-        .orders
-        .iter()
-        .flat_map(|invoice| &invoice.lines)
-        .map(|line| (line.quantity, line));
+    let returned = book.returns.iter().flat_map(|invoice| &invoice.lines).map(|line| (0, line));
+    let sold = book.orders.iter().flat_map(|invoice| &invoice.lines).map(|line| (line.quantity, line));
     let mut products = BTreeMap::new();
     for (units, line) in returned.chain(sold) {
         let (sum, last) = products.entry(&line.product).or_insert((0_u32, line));
@@ -142,11 +127,7 @@ fn supplies(book: &OrderBook, source: &str) -> Vec<Bytes> {
 }
 
 fn numbers(book: &OrderBook) -> Vec<String> {
-    let numbers = book
-        .orders
-        .iter()
-        .chain(&book.returns)
-        .filter_map(|invoice| invoice.customer.clone());
+    let numbers = book.orders.iter().chain(&book.returns).filter_map(|invoice| invoice.customer.clone());
     numbers.collect::<HashSet<_>>().into_iter().collect()
 }
 
@@ -173,10 +154,7 @@ async fn orders(
     bar: &ProgressBar,
     report: &mut ImportReport,
 ) -> anyhow::Result<()> {
-    let groups = requests(&book.orders, users)?
-        .into_iter()
-        .map(|request| vec![request])
-        .collect();
+    let groups = requests(&book.orders, users)?.into_iter().map(|request| vec![request]).collect();
     let mut refused = HashSet::new();
     for imported in send::<Imported>(store, "/admin/orders/import", groups, bar).await? {
         report.known_orders += imported.known;
@@ -210,10 +188,7 @@ async fn returns(
     for invoice in &book.returns {
         by_customer.entry(&invoice.customer).or_default().push(invoice);
     }
-    let groups: anyhow::Result<_> = by_customer
-        .values()
-        .map(|invoices| requests(invoices, users))
-        .collect();
+    let groups: anyhow::Result<_> = by_customer.values().map(|invoices| requests(invoices, users)).collect();
     for returned in send::<Returned>(store, "/admin/orders/returns", groups?, bar).await? {
         report.refunded_minor += returned.refunded_minor;
         report.unmatched_lines += returned.unmatched_lines;
@@ -243,10 +218,7 @@ async fn send<T: DeserializeOwned>(
             anyhow::Ok(answers)
         }
     });
-    stream::iter(work)
-        .buffer_unordered(IN_FLIGHT_MAX)
-        .try_concat()
-        .await
+    stream::iter(work).buffer_unordered(IN_FLIGHT_MAX).try_concat().await
 }
 
 struct Request {
@@ -264,10 +236,7 @@ fn requests<I: AsRef<Invoice>>(
     for end in 1..=invoices.len() {
         let lines = lines(&invoices[begin..end]);
         if lines >= LINES_PER_REQUEST || end == invoices.len() {
-            requests.push(Request {
-                lines,
-                body: body(&invoices[begin..end], users)?,
-            });
+            requests.push(Request { lines, body: body(&invoices[begin..end], users)? });
             begin = end;
         }
     }
@@ -294,24 +263,11 @@ struct BodyInvoice<'b> {
 
 fn body<I: AsRef<Invoice>>(invoices: &[I], users: &HashMap<String, String>) -> anyhow::Result<Bytes> {
     let invoices = invoices.iter().map(AsRef::as_ref).map(|invoice| {
-        let user = |number| {
-            users
-                .get(number)
-                .map(String::as_str)
-                .context("a customer without an id")
-        };
+        let user = |number| users.get(number).map(String::as_str).context("a customer without an id");
         let user = invoice.customer.as_ref().map(user).transpose()?;
-        Ok(BodyInvoice {
-            invoice: &invoice.number,
-            user,
-            at_ms: invoice.at_ms,
-            lines: &invoice.lines,
-        })
+        Ok(BodyInvoice { invoice: &invoice.number, user, at_ms: invoice.at_ms, lines: &invoice.lines })
     });
-    let body = Body {
-        currency: CURRENCY,
-        invoices: invoices.collect::<anyhow::Result<_>>()?,
-    };
+    let body = Body { currency: CURRENCY, invoices: invoices.collect::<anyhow::Result<_>>()? };
     Ok(serde_json::to_vec(&body)?.into())
 }
 

@@ -57,10 +57,7 @@ impl AsRef<Invoice> for Invoice {
 
 impl Invoice {
     pub(crate) fn total_minor(&self) -> i64 {
-        self.lines
-            .iter()
-            .map(|line| i64::from(line.quantity) * line.unit_price_minor)
-            .sum()
+        self.lines.iter().map(|line| i64::from(line.quantity) * line.unit_price_minor).sum()
     }
 }
 
@@ -121,11 +118,7 @@ fn line(record: &csv::StringRecord) -> Result<(Kind, Line), &'static str> {
     let quantity: i64 = quantity.parse().map_err(|_| "quantity unreadable")?;
     let unit_price_minor = pence(price)?;
     time_ms(date).ok_or("date unreadable")?;
-    let kind = if invoice.starts_with('C') {
-        Kind::Return
-    } else {
-        Kind::Sale
-    };
+    let kind = if invoice.starts_with('C') { Kind::Return } else { Kind::Sale };
     let quantity = match kind {
         Kind::Sale if quantity <= 0 => return Err("quantity not positive"),
         Kind::Return if quantity >= 0 => return Err("returned quantity not negative"),
@@ -135,15 +128,7 @@ fn line(record: &csv::StringRecord) -> Result<(Kind, Line), &'static str> {
         return Err("price not positive");
     }
     let name = if name.is_empty() { product } else { name };
-    Ok((
-        kind,
-        Line {
-            product: product.to_owned(),
-            name: name.to_owned(),
-            quantity,
-            unit_price_minor,
-        },
-    ))
+    Ok((kind, Line { product: product.to_owned(), name: name.to_owned(), quantity, unit_price_minor }))
 }
 
 /// Pounds as pence: `2.55`, `2.1`, `3`, `-11062.06`.
@@ -216,11 +201,7 @@ mod tests {
         let lines = |invoices: &[Invoice]| invoices.iter().map(|invoice| invoice.lines.len()).sum::<usize>();
         let minor = |invoices: &[Invoice]| invoices.iter().map(Invoice::total_minor).sum::<i64>();
         let sold = || book.orders.iter().flat_map(|order| &order.lines);
-        let customers: HashSet<_> = book
-            .orders
-            .iter()
-            .filter_map(|order| order.customer.as_ref())
-            .collect();
+        let customers: HashSet<_> = book.orders.iter().filter_map(|order| order.customer.as_ref()).collect();
 
         assert_eq!(book.rows, 49_999);
         assert_eq!(
@@ -228,43 +209,23 @@ mod tests {
             (1_794, 48_779, 95_533_893)
         );
         assert_eq!(sold().map(|line| line.quantity).sum::<u32>(), 435_085);
-        assert_eq!(
-            sold().map(|line| &line.product).collect::<HashSet<_>>().len(),
-            2_840
-        );
-        assert_eq!(
-            book.orders
-                .iter()
-                .filter(|order| order.customer.is_none())
-                .count(),
-            177
-        );
+        assert_eq!(sold().map(|line| &line.product).collect::<HashSet<_>>().len(), 2_840);
+        assert_eq!(book.orders.iter().filter(|order| order.customer.is_none()).count(), 177);
         assert_eq!(customers.len(), 973);
-        assert_eq!(
-            (book.returns.len(), lines(&book.returns), minor(&book.returns)),
-            (384, 923, 11_472_638)
-        );
+        assert_eq!((book.returns.len(), lines(&book.returns), minor(&book.returns)), (384, 923, 11_472_638));
         assert_eq!(
             book.rejected,
             BTreeMap::from([("price not positive", 212), ("quantity not positive", 85)])
         );
         assert_eq!(book.orders.iter().map(|order| order.lines.len()).max(), Some(675));
-        assert_eq!(
-            book.orders.iter().map(Invoice::total_minor).max(),
-            Some(1_874_586)
-        );
+        assert_eq!(book.orders.iter().map(Invoice::total_minor).max(), Some(1_874_586));
     }
 
     #[test]
     fn prices_are_exact() {
-        for (text, minor) in [
-            ("2.55", 255),
-            ("2.1", 210),
-            ("3", 300),
-            ("0.29", 29),
-            ("-11062.06", -1_106_206),
-            ("1.500", 150),
-        ] {
+        for (text, minor) in
+            [("2.55", 255), ("2.1", 210), ("3", 300), ("0.29", 29), ("-11062.06", -1_106_206), ("1.500", 150)]
+        {
             assert_eq!(pence(text), Ok(minor), "{text}");
         }
         assert_eq!(pence("0.001"), Err("price finer than a penny"));
@@ -278,13 +239,7 @@ mod tests {
         assert_eq!(time_ms("1970-01-01 00:00"), Some(0));
         assert_eq!(time_ms("2010-12-01 08:26"), Some(1_291_191_960_000));
         assert_eq!(time_ms("2000-02-29 12:00"), Some(951_825_600_000));
-        for text in [
-            "",
-            "2010-12-01",
-            "2010-13-01 08:26",
-            "01/12/2010 08:26",
-            "2010-12-01 08:26:00",
-        ] {
+        for text in ["", "2010-12-01", "2010-13-01 08:26", "01/12/2010 08:26", "2010-12-01 08:26:00"] {
             assert_eq!(time_ms(text), None, "{text}");
         }
     }

@@ -72,27 +72,18 @@ enum Link {
 
 impl Client {
     pub fn local(calls: Arc<dyn LocalCalls>) -> Self {
-        Self {
-            link: Link::Local(calls),
-            key: None,
-        }
+        Self { link: Link::Local(calls), key: None }
     }
 
     pub fn remote(calls: Arc<dyn RemoteCalls>) -> Self {
-        Self {
-            link: Link::Remote(calls),
-            key: None,
-        }
+        Self { link: Link::Remote(calls), key: None }
     }
 
     /// The same client, whose commands carry an explicit key: a repeat within its retention (24 hours) gets the
     /// first answer, also after a restart of caller and callee. Without one a command gets an automatic key
     /// that lives as long as this process.
     pub fn keyed(&self, key: ClientKey) -> Self {
-        Self {
-            link: self.link.clone(),
-            key: Some(key),
-        }
+        Self { link: self.link.clone(), key: Some(key) }
     }
 
     pub async fn query<Req: Wire, T: Wire, E: Refusal>(
@@ -102,15 +93,10 @@ impl Client {
     ) -> Result<T, CallError<E>> {
         match &self.link {
             Link::Local(local) => {
-                let mut slot = QuerySlot::<Req, T, E> {
-                    request: Some(request),
-                    answer: None,
-                };
+                let mut slot = QuerySlot::<Req, T, E> { request: Some(request), answer: None };
                 if local.is_heavy(token.index) {
                     let boxed = local.heavy_query(token.index, Box::new(slot)).await?;
-                    slot = *boxed
-                        .downcast()
-                        .map_err(|_| unreadable("a query's slot changed its type"))?;
+                    slot = *boxed.downcast().map_err(|_| unreadable("a query's slot changed its type"))?;
                 } else {
                     local.query(token.index, &mut slot)?;
                 }
@@ -172,13 +158,7 @@ impl Client {
         kind: Kind,
         request: &Req,
     ) -> Result<RemoteCall, NotRun> {
-        Ok(RemoteCall {
-            contract,
-            method,
-            kind,
-            key: self.key,
-            request: crate::encode(request)?,
-        })
+        Ok(RemoteCall { contract, method, kind, key: self.key, request: crate::encode(request)? })
     }
 }
 
@@ -214,20 +194,6 @@ pub enum SagaEnd {
     Aborted(NotRun),
 }
 
-/// What is known under a client's key.
-#[derive(Debug, Clone)]
-pub enum SagaState<T> {
-    /// The key was never used, or its retention is over.
-    Unused,
-    /// A saga with this key runs and has no answer yet.
-    Running,
-    Done(T),
-    Refused(SagaRefused),
-    Aborted(NotRun),
-    /// The key was used with another body.
-    KeyReused,
-}
-
 /// Starting sagas and looking for them. Implemented by the runtime.
 pub trait SagaCalls: Send + Sync {
     fn start(
@@ -236,7 +202,9 @@ pub trait SagaCalls: Send + Sync {
         input: AnyBox,
         key: Option<ClientKey>,
     ) -> BoxFuture<'_, Result<SagaEnd, CallFault>>;
-    fn find(&self, plan: &'static str, key: ClientKey) -> Result<SagaState<Vec<u8>>, NotRun>;
+    /// How the saga under a client's key ended; `None` if the key was never used, or its retention is over. The key
+    /// is one for all plans of the module.
+    fn find(&self, key: ClientKey) -> Result<Option<SagaEnd>, NotRun>;
 }
 
 /// Starts sagas of one type.
@@ -247,19 +215,13 @@ pub struct SagaClient<S> {
 
 impl<S> Clone for SagaClient<S> {
     fn clone(&self) -> Self {
-        Self {
-            calls: self.calls.clone(),
-            saga: PhantomData,
-        }
+        Self { calls: self.calls.clone(), saga: PhantomData }
     }
 }
 
 impl<S: Saga> SagaClient<S> {
     pub fn new(calls: Arc<dyn SagaCalls>) -> Self {
-        Self {
-            calls,
-            saga: PhantomData,
-        }
+        Self { calls, saga: PhantomData }
     }
 
     /// Runs the saga and returns the pivot's answer as soon as the pivot has committed.
@@ -272,26 +234,28 @@ impl<S: Saga> SagaClient<S> {
     /// *Refused* names the step that declined. *Not run*: nothing was begun. *Unknown*: it goes on behind the
     /// caller's deadline; a repeat of the key tells how it ended.
     pub async fn start(&self, input: S, key: Option<ClientKey>) -> Result<S::Answer, CallError<SagaRefused>> {
-        match self.calls.start(S::NAME, Box::new(input), key).await? {
-            SagaEnd::Done(answer) => Ok(decode_answer(&answer)?),
-            SagaEnd::Refused(refused) => Err(CallError::Refused(refused)),
-            SagaEnd::Aborted(not_run) => Err(not_run.into()),
-        }
+        ended(self.calls.start(S::NAME, Box::new(input), key).await?)
     }
 
-    /// What is known under a key, without beginning anything.
-    pub fn find(&self, key: ClientKey) -> Result<SagaState<S::Answer>, CallError<SagaRefused>> {
-        Ok(match self.calls.find(S::NAME, key)? {
-            SagaState::Unused => SagaState::Unused,
-            SagaState::Running => SagaState::Running,
-            SagaState::KeyReused => SagaState::KeyReused,
-            SagaState::Refused(refused) => SagaState::Refused(refused),
-            SagaState::Aborted(not_run) => SagaState::Aborted(not_run),
-            SagaState::Done(answer) => SagaState::Done(decode_answer(&answer)?),
-        })
+    /// What an earlier saga with this key answered, without beginning anything; `None` if the key is unused, or its
+    /// retention (7 days after the end) is over. A key is one for all plans of a module, and any of their clients
+    /// finds it, as far as their answers are of one type.
+    ///
+    /// # Errors
+    ///
+    /// What [`SagaClient::start`] with this key would answer: *refused* as then, or *not run* because it still runs,
+    /// or because the key was used with another body.
+    pub fn find(&self, key: ClientKey) -> Result<Option<S::Answer>, CallError<SagaRefused>> {
+        self.calls.find(key)?.map(ended).transpose()
     }
 }
 
-fn decode_answer<T: Wire>(bytes: &[u8]) -> Result<T, CallFault> {
-    crate::decode(bytes).map_err(|fault: Fault| CallFault::Unknown(unreadable(fault.message)))
+fn ended<T: Wire>(end: SagaEnd) -> Result<T, CallError<SagaRefused>> {
+    match end {
+        SagaEnd::Done(answer) => {
+            crate::decode(&answer).map_err(|fault: Fault| unreadable(fault.message).into())
+        }
+        SagaEnd::Refused(refused) => Err(CallError::Refused(refused)),
+        SagaEnd::Aborted(not_run) => Err(not_run.into()),
+    }
 }

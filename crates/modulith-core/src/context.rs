@@ -50,19 +50,12 @@ impl Context {
 
     /// A context of its own, for work that no request began.
     pub fn background(request_id: impl Into<Arc<str>>) -> Self {
-        Self {
-            principal: None,
-            deadline: None,
-            request_id: request_id.into(),
-            key: None,
-        }
+        Self { principal: None, deadline: None, request_id: request_id.into(), key: None }
     }
 
     /// The context of the running task, or a background context outside of any.
     pub fn current() -> Self {
-        CURRENT
-            .try_with(Clone::clone)
-            .unwrap_or_else(|_| Self::background(""))
+        CURRENT.try_with(Clone::clone).unwrap_or_else(|_| Self::background(""))
     }
 
     /// Runs a future within this context.
@@ -72,8 +65,7 @@ impl Context {
 
     /// When a call made now has to be over.
     pub fn deadline_or_default(&self) -> Instant {
-        self.deadline
-            .unwrap_or_else(|| Instant::now() + Self::DEADLINE_DEFAULT)
+        self.deadline.unwrap_or_else(|| Instant::now() + Self::DEADLINE_DEFAULT)
     }
 
     /// The idempotency key to show a provider. Only effects have one.
@@ -82,8 +74,6 @@ impl Context {
     ///
     /// Outside of an effect, which is a bug.
     pub fn idempotency_key(&self) -> String {
-        self.key
-            .expect("an idempotency key exists in effects only")
-            .to_string()
+        self.key.expect("an idempotency key exists in effects only").to_string()
     }
 }

@@ -101,7 +101,7 @@ impl Codec {
             decode_request: decode_any::<Req>,
             encode_answer: encode_any::<T>,
             decode_answer: decode_any::<T>,
-            record_refusal: |refusal| RefusalRecord::of(downcast::<E>(refusal)?),
+            record_refusal: |refusal| downcast::<E>(refusal)?.record(),
         }
     }
 
@@ -116,10 +116,7 @@ impl Codec {
 
 pub(crate) fn downcast<T: 'static>(value: &dyn Any) -> Result<&T, Fault> {
     value.downcast_ref::<T>().ok_or_else(|| {
-        Fault::new(
-            FaultKind::Encoding,
-            format!("a slot does not hold {}", std::any::type_name::<T>()),
-        )
+        Fault::new(FaultKind::Encoding, format!("a slot does not hold {}", std::any::type_name::<T>()))
     })
 }
 
@@ -209,10 +206,7 @@ pub struct Served {
 
 impl Served {
     pub fn new(contract: ContractModel) -> Self {
-        Self {
-            contract,
-            methods: Vec::new(),
-        }
+        Self { contract, methods: Vec::new() }
     }
 
     pub fn query<Req: Wire, T: Wire, E: Refusal>(
@@ -221,16 +215,8 @@ impl Served {
         heavy: bool,
         code: impl Fn(&Snapshot<'_>, Req) -> Answer<T, E> + Send + Sync + 'static,
     ) -> Self {
-        let run = Box::new(TypedQuery {
-            code,
-            types: PhantomData,
-        });
-        self.push(
-            token.index,
-            token.method,
-            Codec::of::<Req, T, E>(),
-            Handler::Query { run, heavy },
-        );
+        let run = Box::new(TypedQuery { code, types: PhantomData });
+        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Query { run, heavy });
         self
     }
 
@@ -239,16 +225,8 @@ impl Served {
         token: Command<Req, T, E>,
         code: impl Fn(&mut Tx<'_>, Req) -> Answer<T, E> + Send + Sync + 'static,
     ) -> Self {
-        let run = Box::new(TypedCommand {
-            code,
-            types: PhantomData,
-        });
-        self.push(
-            token.index,
-            token.method,
-            Codec::of::<Req, T, E>(),
-            Handler::Command { run },
-        );
+        let run = Box::new(TypedCommand { code, types: PhantomData });
+        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Command { run });
         self
     }
 
@@ -260,26 +238,13 @@ impl Served {
     where
         F: Future<Output = Result<T, CallError<E>>> + Send + 'static,
     {
-        let run = std::sync::Arc::new(TypedEffect {
-            code,
-            types: PhantomData,
-        });
-        self.push(
-            token.index,
-            token.method,
-            Codec::of::<Req, T, E>(),
-            Handler::Effect { run },
-        );
+        let run = std::sync::Arc::new(TypedEffect { code, types: PhantomData });
+        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Effect { run });
         self
     }
 
     fn push(&mut self, index: usize, name: &'static str, codec: Codec, handler: Handler) {
-        assert_eq!(
-            index,
-            self.methods.len(),
-            "methods of {} are served in their order",
-            self.contract.name
-        );
+        assert_eq!(index, self.methods.len(), "methods of {} are served in their order", self.contract.name);
         self.methods.push(ServedMethod { name, codec, handler });
     }
 }
@@ -306,7 +271,7 @@ where
     fn run_encoded(&self, db: &Snapshot<'_>, request: &[u8]) -> Result<Outcome, Fault> {
         match (self.code)(db, crate::decode(request)?) {
             Ok(answer) => crate::encode(&answer).map(Outcome::Done),
-            Err(Failed::Refused(refusal)) => RefusalRecord::of(&refusal).map(Outcome::Refused),
+            Err(Failed::Refused(refusal)) => refusal.record().map(Outcome::Refused),
             Err(Failed::Fault(fault)) => Err(fault),
         }
     }
@@ -402,10 +367,7 @@ impl ContractModel {
         let mut text = String::new();
         canonical(&model, &mut text);
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        digest.as_ref()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -414,10 +376,8 @@ impl ContractModel {
 fn canonical(value: &serde_json::Value, text: &mut String) {
     match value {
         serde_json::Value::Object(fields) => {
-            let mut fields: Vec<_> = fields
-                .iter()
-                .filter(|(key, value)| *key != "description" || !value.is_string())
-                .collect();
+            let mut fields: Vec<_> =
+                fields.iter().filter(|(key, value)| *key != "description" || !value.is_string()).collect();
             fields.sort_by_key(|(key, _)| key.as_str());
             text.push('{');
             for (key, field) in fields {

@@ -15,20 +15,11 @@ pub fn crash_point(place: impl FnOnce() -> String) {
 
 fn wanted() -> Option<(&'static str, &'static str)> {
     static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    WANTED
-        .get_or_init(|| std::env::var("MODULITH_CRASH_AT").ok())
-        .as_deref()?
-        .split_once('@')
+    WANTED.get_or_init(|| std::env::var("MODULITH_CRASH_AT").ok()).as_deref()?.split_once('@')
 }
 
 fn crash(wanted: &str, mark: &str, place: &str) {
-    if wanted == place
-        && std::fs::File::options()
-            .write(true)
-            .create_new(true)
-            .open(mark)
-            .is_ok()
-    {
+    if wanted == place && std::fs::File::options().write(true).create_new(true).open(mark).is_ok() {
         // No destructor runs and nothing is flushed, as with `kill -9`, and unlike it at exactly this line.
         std::process::abort();
     }

@@ -18,10 +18,7 @@ pub struct StepKey {
 impl StepKey {
     /// The key of the undo of this step.
     pub fn undo(self) -> Self {
-        Self {
-            direction: Direction::Undo,
-            ..self
-        }
+        Self { direction: Direction::Undo, ..self }
     }
 }
 
@@ -37,13 +34,7 @@ impl std::fmt::Display for StepKey {
             Direction::Do => 'd',
             Direction::Undo => 'u',
         };
-        write!(
-            f,
-            "{origin}-{}-{}-{}-{direction}",
-            self.src.simple(),
-            self.seq,
-            self.step
-        )
+        write!(f, "{origin}-{}-{}-{}-{direction}", self.src.simple(), self.seq, self.step)
     }
 }
 
@@ -83,10 +74,7 @@ impl ClientKey {
             name.update(&(part.len() as u64).to_le_bytes());
             name.update(part.as_bytes());
         }
-        Self {
-            name: digest(name.finish()),
-            body: digest(ring::digest::digest(&ring::digest::SHA256, body)),
-        }
+        Self { name: digest(name.finish()), body: digest(ring::digest::digest(&ring::digest::SHA256, body)) }
     }
 }
 

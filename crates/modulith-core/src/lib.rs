@@ -15,7 +15,6 @@ mod value;
 
 pub use client::{
     Client, ContractClient, Done, LocalCalls, RemoteCall, RemoteCalls, SagaCalls, SagaClient, SagaEnd,
-    SagaState,
 };
 pub use context::{Context, Principal};
 pub use contract::{
@@ -45,9 +44,6 @@ pub fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault>
 /// Decodes what [`encode`] wrote.
 pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     rmp_serde::from_slice(bytes).map_err(|error| {
-        Fault::new(
-            FaultKind::Encoding,
-            format!("cannot decode {}: {error}", std::any::type_name::<T>()),
-        )
+        Fault::new(FaultKind::Encoding, format!("cannot decode {}: {error}", std::any::type_name::<T>()))
     })
 }

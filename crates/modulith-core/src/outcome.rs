@@ -49,6 +49,10 @@ pub trait Refusal: Wire + std::fmt::Debug {
     fn status(&self) -> u16 {
         409
     }
+    /// The refusal as it is stored and sent.
+    fn record(&self) -> Result<RefusalRecord, Fault> {
+        RefusalRecord::of(self)
+    }
 }
 
 /// The refusal of a method that cannot refuse.
@@ -66,13 +70,14 @@ impl Refusal for Never {
 
 /// A refusal as it is stored and sent: its code, status and text outside, so that a reader which does not know
 /// the case still reads *refused*, never *unknown*.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RefusalRecord {
     pub code: String,
     pub text: String,
     pub status: u16,
     /// The typed refusal, encoded by [`crate::encode`].
     #[serde(with = "byte_string")]
+    #[schemars(with = "Vec<u8>")]
     pub body: Vec<u8>,
 }
 
@@ -218,10 +223,7 @@ pub struct NotRun {
 
 impl NotRun {
     pub fn new(reason: NotRunReason, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-        }
+        Self { reason, detail: detail.into() }
     }
 }
 
@@ -231,10 +233,7 @@ impl From<Fault> for NotRun {
             FaultKind::Panicked => NotRunReason::Panicked,
             _ => NotRunReason::Fault,
         };
-        Self {
-            reason,
-            detail: fault.message,
-        }
+        Self { reason, detail: fault.message }
     }
 }
 
@@ -275,10 +274,7 @@ pub struct Unknown {
 
 impl Unknown {
     pub fn new(reason: UnknownReason, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-        }
+        Self { reason, detail: detail.into() }
     }
 }
 
@@ -306,10 +302,7 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 }
 

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{AnyBox, Codec, Command, Effect, Kind, Wire, decode_any, downcast, encode_any};
@@ -186,11 +187,7 @@ impl<S: Saga> Plan<S> {
             self.problems.push(PlanProblem::RefusalAfterPivot { step: name });
         }
         let step = self.push(name, &method, needs, request);
-        Step {
-            plan: self,
-            step,
-            method: PhantomData,
-        }
+        Step { plan: self, step, method: PhantomData }
     }
 
     /// The point of no return: once it is done the plan only goes forward. It may refuse, and is never undone.
@@ -207,10 +204,7 @@ impl<S: Saga> Plan<S> {
         let step = self.push(name, &method, needs, request);
         self.steps[step].undo = UndoModel::None;
         self.pivot = Some(step);
-        Handle {
-            step,
-            types: PhantomData,
-        }
+        Handle { step, types: PhantomData }
     }
 
     /// A step behind the pivot: it cannot refuse, by type, and is repeated until it is done.
@@ -223,10 +217,7 @@ impl<S: Saga> Plan<S> {
     ) -> Handle<S, M::Answer> {
         let step = self.push(name, &method, needs, request);
         self.steps[step].undo = UndoModel::None;
-        Handle {
-            step,
-            types: PhantomData,
-        }
+        Handle { step, types: PhantomData }
     }
 
     fn push<M: StepMethod, N: Needs<S>>(
@@ -265,18 +256,12 @@ pub struct Step<'p, S, M: StepMethod> {
 impl<S, M: StepMethod> Step<'_, S, M> {
     /// Undone by a command of the same module, which is given the step's answer from the module's own inbox.
     pub fn undo(self, undo: Command<M::Answer, (), Never>) -> Handle<S, M::Answer> {
-        self.end(UndoModel::ByAnswer {
-            contract: undo.contract,
-            method: undo.method,
-        })
+        self.end(UndoModel::ByAnswer { contract: undo.contract, method: undo.method })
     }
 
     /// Undone by an effect that is given the step's key, since a lost answer of a provider leaves only the key.
     pub fn undo_by_key(self, undo: Effect<StepKey, (), Never>) -> Handle<S, M::Answer> {
-        self.end(UndoModel::ByKey {
-            contract: undo.contract,
-            method: undo.method,
-        })
+        self.end(UndoModel::ByKey { contract: undo.contract, method: undo.method })
     }
 
     /// Nothing has to be undone.
@@ -286,10 +271,7 @@ impl<S, M: StepMethod> Step<'_, S, M> {
 
     fn end(self, undo: UndoModel) -> Handle<S, M::Answer> {
         self.plan.steps[self.step].undo = undo;
-        Handle {
-            step: self.step,
-            types: PhantomData,
-        }
+        Handle { step: self.step, types: PhantomData }
     }
 }
 
@@ -321,10 +303,8 @@ impl StepModel {
             *place = match answer(*step) {
                 Some(answer) => answer,
                 None => {
-                    let message = format!(
-                        "step `{}` needs the answer of step {step}, which is not known",
-                        self.name
-                    );
+                    let message =
+                        format!("step `{}` needs the answer of step {step}, which is not known", self.name);
                     return Err(Fault::new(FaultKind::Encoding, message));
                 }
             };
@@ -361,6 +341,8 @@ pub struct PlanModel {
     pub pivot: usize,
     /// The step whose answer the caller gets.
     pub answer: usize,
+    /// Equal exactly when the structure is: steps, edges, undos, pivot. The first 8 bytes of a SHA-256.
+    pub fingerprint: i64,
     pub encode_input: fn(&dyn Any) -> Result<Vec<u8>, Fault>,
     pub decode_input: fn(&[u8]) -> Result<AnyBox, Fault>,
 }
@@ -372,12 +354,7 @@ impl PlanModel {
     ///
     /// Everything that is wrong with it.
     pub fn of<S: Saga>() -> Result<Self, Vec<PlanProblem>> {
-        let mut plan = Plan::<S> {
-            steps: Vec::new(),
-            pivot: None,
-            problems: Vec::new(),
-            saga: PhantomData,
-        };
+        let mut plan = Plan::<S> { steps: Vec::new(), pivot: None, problems: Vec::new(), saga: PhantomData };
         let answer = S::plan(&mut plan).step;
         let mut problems = plan.problems;
         problems.extend(
@@ -387,9 +364,7 @@ impl PlanModel {
         match plan.pivot {
             None => problems.push(PlanProblem::NoPivot),
             Some(pivot) if answer > pivot => {
-                problems.push(PlanProblem::AnswerAfterPivot {
-                    step: plan.steps[answer].name,
-                });
+                problems.push(PlanProblem::AnswerAfterPivot { step: plan.steps[answer].name });
             }
             Some(_) => {}
         }
@@ -397,6 +372,7 @@ impl PlanModel {
             Some(pivot) if problems.is_empty() => Ok(Self {
                 name: S::NAME,
                 version: S::VERSION,
+                fingerprint: fingerprint(&plan.steps, pivot, answer),
                 steps: plan.steps,
                 pivot,
                 answer,
@@ -406,30 +382,19 @@ impl PlanModel {
             _ => Err(problems),
         }
     }
+}
 
-    /// Equal exactly when the structure is: steps, edges, undos, pivot. The first 8 bytes of a SHA-256.
-    pub fn fingerprint(&self) -> i64 {
-        let steps: Vec<_> = (self.steps.iter())
-            .map(|step| {
-                (
-                    step.name,
-                    step.contract,
-                    step.method,
-                    step.kind,
-                    &step.needs,
-                    step.undo,
-                )
-            })
-            .collect();
-        let bytes =
-            serde_json::to_vec(&(steps, self.pivot, self.answer)).expect("names and numbers are JSON");
-        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        i64::from_le_bytes(digest.as_ref()[..8].try_into().expect("a SHA-256 has 32 bytes"))
-    }
+fn fingerprint(steps: &[StepModel], pivot: usize, answer: usize) -> i64 {
+    let steps: Vec<_> = (steps.iter())
+        .map(|step| (step.name, step.contract, step.method, step.kind, &step.needs, step.undo))
+        .collect();
+    let bytes = serde_json::to_vec(&(steps, pivot, answer)).expect("names and numbers are JSON");
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    i64::from_le_bytes(digest.as_ref()[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 /// A step of a saga declined: which, and what it said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaRefused {
     pub step: String,
     pub refusal: RefusalRecord,
@@ -439,5 +404,21 @@ impl SagaRefused {
     /// The typed refusal of a method, if it was that method's.
     pub fn of<M: StepMethod>(&self, _method: M) -> Option<M::Refused> {
         self.refusal.typed()
+    }
+}
+
+/// A saga's refusal reads like that of its step.
+impl Refusal for SagaRefused {
+    fn code(&self) -> &str {
+        &self.refusal.code
+    }
+    fn text(&self) -> String {
+        self.refusal.text.clone()
+    }
+    fn status(&self) -> u16 {
+        self.refusal.status
+    }
+    fn record(&self) -> Result<RefusalRecord, Fault> {
+        Ok(self.refusal.clone())
     }
 }

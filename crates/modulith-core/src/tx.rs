@@ -41,11 +41,7 @@ pub struct Tx<'a> {
 impl<'a> Tx<'a> {
     /// For engines.
     pub fn new(statements: &'a mut dyn Statements, now_ms: i64) -> Self {
-        Self {
-            statements,
-            now_ms,
-            fault: None,
-        }
+        Self { statements, now_ms, fault: None }
     }
 
     /// The fault that ended this transaction, if one did. For engines.
@@ -90,10 +86,7 @@ pub struct Snapshot<'a> {
 impl<'a> Snapshot<'a> {
     /// For engines.
     pub fn new(statements: &'a mut dyn Statements, now_ms: i64) -> Self {
-        Self {
-            statements: RefCell::new(statements),
-            now_ms,
-        }
+        Self { statements: RefCell::new(statements), now_ms }
     }
 
     /// Wall-clock time in milliseconds since 1970 (UTC); the same for all of the query.

@@ -62,10 +62,7 @@ impl Param for [u8] {
 }
 
 fn mismatch<T>(wanted: &str, found: Value<'_>) -> Result<T, Fault> {
-    Err(Fault::new(
-        FaultKind::Type,
-        format!("column holds {}, not {wanted}", found.name()),
-    ))
+    Err(Fault::new(FaultKind::Type, format!("column holds {}, not {wanted}", found.name())))
 }
 
 macro_rules! integer_column {

@@ -95,14 +95,7 @@ impl FromRow for Row {
                 ));
             }
         };
-        Ok(Self {
-            state,
-            body_hash,
-            request,
-            answer,
-            attempts,
-            first_at,
-        })
+        Ok(Self { state, body_hash, request, answer, attempts, first_at })
     }
 }
 
@@ -112,10 +105,9 @@ impl Row {
         match self.state {
             RowState::Done => Ok(Outcome::Done(answer)),
             RowState::Refused => decode::<RefusalRecord>(&answer).map(Outcome::Refused),
-            RowState::Started | RowState::Sealed => Err(Fault::new(
-                FaultKind::Type,
-                "an inbox row without an outcome was asked for one",
-            )),
+            RowState::Started | RowState::Sealed => {
+                Err(Fault::new(FaultKind::Type, "an inbox row without an outcome was asked for one"))
+            }
         }
     }
 }
@@ -212,14 +204,7 @@ pub fn command(
     };
     // The claim comes before any read: on an engine with true concurrency a read of the inbox makes false
     // conflicts, and two repeats must not both run.
-    if !keyed.fresh
-        && !insert(
-            session,
-            &module.inbox.claim,
-            &keyed.key,
-            &row(RowState::Started, None),
-        )?
-    {
+    if !keyed.fresh && !insert(session, &module.inbox.claim, &keyed.key, &row(RowState::Started, None))? {
         return repeat(session, module, keyed);
     }
     match module.with_tx(session, |tx| run.run(tx, keyed.request))? {
@@ -227,12 +212,7 @@ pub fn command(
             let stored = (method.codec.encode_answer)(answer.as_ref())?;
             limit(method.name, &stored)?;
             if keyed.fresh {
-                insert(
-                    session,
-                    &module.inbox.insert,
-                    &keyed.key,
-                    &row(RowState::Done, Some(&stored)),
-                )?;
+                insert(session, &module.inbox.insert, &keyed.key, &row(RowState::Done, Some(&stored)))?;
             } else {
                 finish(session, module, &keyed.key, RowState::Done, &stored)?;
             }
@@ -296,19 +276,14 @@ pub(crate) fn store_refusal(
 }
 
 fn repeat(session: &mut dyn Session, module: &ModuleCode, keyed: &Keyed<'_>) -> Result<CommandEnd, Fault> {
-    let row = find(session, module, &keyed.key)?.ok_or_else(|| {
-        Fault::new(
-            FaultKind::Statement,
-            "a claim was refused and the row it met is gone",
-        )
-    })?;
+    let row = find(session, module, &keyed.key)?
+        .ok_or_else(|| Fault::new(FaultKind::Statement, "a claim was refused and the row it met is gone"))?;
     match row.state {
         RowState::Sealed => Ok(CommandEnd::Sealed),
         _ if row.body_hash != keyed.hash => Ok(CommandEnd::KeyReused),
-        RowState::Started => Err(Fault::new(
-            FaultKind::Statement,
-            "a command's claim was committed without an answer",
-        )),
+        RowState::Started => {
+            Err(Fault::new(FaultKind::Statement, "a command's claim was committed without an answer"))
+        }
         RowState::Done | RowState::Refused => row.outcome().map(CommandEnd::Stored),
     }
 }
@@ -317,10 +292,8 @@ fn limit(method: &str, answer: &[u8]) -> Result<(), Fault> {
     if answer.len() <= ANSWER_BYTES_MAX {
         return Ok(());
     }
-    let message = format!(
-        "the answer of `{method}` has {} bytes; at most {ANSWER_BYTES_MAX} are stored",
-        answer.len()
-    );
+    let message =
+        format!("the answer of `{method}` has {} bytes; at most {ANSWER_BYTES_MAX} are stored", answer.len());
     Err(Fault::new(FaultKind::Limit, message))
 }
 
@@ -360,12 +333,8 @@ pub fn seal(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Re
     if insert(session, &module.inbox.claim, key, &row)? {
         return Ok(SealEnd::Sealed);
     }
-    let row = find(session, module, key)?.ok_or_else(|| {
-        Fault::new(
-            FaultKind::Statement,
-            "a seal was refused and the row it met is gone",
-        )
-    })?;
+    let row = find(session, module, key)?
+        .ok_or_else(|| Fault::new(FaultKind::Statement, "a seal was refused and the row it met is gone"))?;
     match row.state {
         RowState::Sealed => Ok(SealEnd::Sealed),
         RowState::Started => Ok(SealEnd::Started),
@@ -399,9 +368,7 @@ pub fn undo_by_answer(
         SealEnd::Started => return Ok(UndoEnd::Started),
         SealEnd::Done => {}
     }
-    let answer = find(session, module, key)?
-        .and_then(|row| row.answer)
-        .unwrap_or_default();
+    let answer = find(session, module, key)?.and_then(|row| row.answer).unwrap_or_default();
     let request = (undo.codec.decode_request)(&answer)?;
     let keyed = Keyed {
         key: key.undo(),
@@ -454,17 +421,10 @@ pub fn begin_effect(
     };
     if insert(session, &module.inbox.claim, key, &row)? {
         let first_at = session.now_ms();
-        return Ok(EffectStart::Attempt {
-            request: request.to_owned(),
-            attempts: 1,
-            first_at,
-        });
+        return Ok(EffectStart::Attempt { request: request.to_owned(), attempts: 1, first_at });
     }
     let row = find(session, module, key)?.ok_or_else(|| {
-        Fault::new(
-            FaultKind::Statement,
-            "an intent was refused and the row it met is gone",
-        )
+        Fault::new(FaultKind::Statement, "an intent was refused and the row it met is gone")
     })?;
     match row.state {
         RowState::Sealed => Ok(EffectStart::Sealed),

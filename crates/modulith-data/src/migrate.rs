@@ -27,11 +27,7 @@ pub enum MigrationError {
     )]
     Newer { module: String, name: String },
     #[error("migration `{name}` of module `{module}`: {fault}")]
-    Failed {
-        module: String,
-        name: String,
-        fault: Fault,
-    },
+    Failed { module: String, name: String, fault: Fault },
     #[error("migrations of module `{module}`: {fault}")]
     Table { module: String, fault: Fault },
 }
@@ -58,8 +54,9 @@ fn framework_tables(module: &str) -> [String; 4] {
     ]
 }
 
-/// Maps portable DDL to SQLite's: its integer affinity, and STRICT, without which text goes into an integer
-/// column and a misspelt column name reads as a string.
+/// Maps portable DDL to SQLite's: its integer affinity; STRICT, without which text goes into an integer column;
+/// and WITHOUT ROWID where the primary key is not a single integer, which makes the key the table's one tree
+/// instead of an index beside it.
 pub(crate) fn sqlite_dialect(statement: &str) -> String {
     let mut mapped = String::with_capacity(statement.len() + 8);
     let mut quoted = false;
@@ -87,6 +84,9 @@ pub(crate) fn sqlite_dialect(statement: &str) -> String {
     let head = mapped.trim_start().to_ascii_lowercase();
     if head.starts_with("create table") && !head.trim_end().ends_with("strict") {
         mapped.push_str(" STRICT");
+        if head.contains("primary key") && !head.contains("integer primary key") {
+            mapped.push_str(", WITHOUT ROWID");
+        }
     }
     mapped
 }
@@ -112,10 +112,7 @@ pub(crate) fn apply(
     migrations: &[Migration],
     checksum: impl Fn(&str) -> Vec<u8>,
 ) -> Result<(), MigrationError> {
-    let table = |fault| MigrationError::Table {
-        module: module.to_string(),
-        fault,
-    };
+    let table = |fault| MigrationError::Table { module: module.to_string(), fault };
     for statement in framework_tables(module) {
         session.execute(&sqlite_dialect(&statement), &[]).map_err(table)?;
     }
@@ -127,31 +124,23 @@ pub(crate) fn apply(
         )
         .map_err(table)?;
     if let Some((name, _)) = applied.get(migrations.len()) {
-        return Err(MigrationError::Newer {
-            module: module.to_string(),
-            name: name.clone(),
-        });
+        return Err(MigrationError::Newer { module: module.to_string(), name: name.clone() });
     }
     for (position, migration) in migrations.iter().enumerate() {
         let sum = checksum(migration.sql);
         if let Some((name, found)) = applied.get(position) {
             if *found != sum || name != migration.name {
-                return Err(MigrationError::Changed {
-                    module: module.to_string(),
-                    name: name.clone(),
-                });
+                return Err(MigrationError::Changed { module: module.to_string(), name: name.clone() });
             }
             continue;
         }
         session.act_as(Some(module));
         for statement in statements(migration.sql) {
-            session
-                .execute(&sqlite_dialect(&statement), &[])
-                .map_err(|fault| MigrationError::Failed {
-                    module: module.to_string(),
-                    name: migration.name.to_owned(),
-                    fault,
-                })?;
+            session.execute(&sqlite_dialect(&statement), &[]).map_err(|fault| MigrationError::Failed {
+                module: module.to_string(),
+                name: migration.name.to_owned(),
+                fault,
+            })?;
         }
         session.act_as(None);
         let row = (&**module, position as i64, migration.name, &sum[..], now_ms);
@@ -215,12 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_other_types_is_the_table() {
+        assert!(sqlite_dialect("CREATE TABLE a_b (t text PRIMARY KEY)").ends_with("STRICT, WITHOUT ROWID"));
+        assert!(sqlite_dialect("CREATE TABLE a_b (n bigint PRIMARY KEY)").ends_with("STRICT"));
+    }
+
+    #[test]
     fn statements_end_at_line_ends() {
         let parts: Vec<_> =
             statements("-- a comment;\nCREATE TABLE a (x text);\nINSERT INTO a VALUES ('p; q');\n").collect();
-        assert_eq!(
-            parts,
-            ["CREATE TABLE a (x text)", "INSERT INTO a VALUES ('p; q')"]
-        );
+        assert_eq!(parts, ["CREATE TABLE a (x text)", "INSERT INTO a VALUES ('p; q')"]);
     }
 }

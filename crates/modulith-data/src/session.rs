@@ -27,18 +27,11 @@ pub struct ModuleCode {
 
 impl ModuleCode {
     pub fn new(name: &str, contracts: Vec<Served>) -> Self {
-        Self {
-            name: name.into(),
-            contracts,
-            inbox: InboxSql::new(name),
-        }
+        Self { name: name.into(), contracts, inbox: InboxSql::new(name) }
     }
 
     pub fn method(&self, contract: &str, method: &str) -> Option<&ServedMethod> {
-        let served = self
-            .contracts
-            .iter()
-            .find(|served| served.contract.name == contract)?;
+        let served = self.contracts.iter().find(|served| served.contract.name == contract)?;
         served.methods.iter().find(|served| served.name == method)
     }
 
@@ -64,10 +57,7 @@ impl ModuleCode {
     /// [`ModuleCode::method`], or a fault that names what is missing.
     pub fn expect_method(&self, contract: &str, method: &str) -> Result<&ServedMethod, Fault> {
         self.method(contract, method).ok_or_else(|| {
-            Fault::new(
-                FaultKind::Encoding,
-                format!("module `{}` serves no {contract}.{method}", self.name),
-            )
+            Fault::new(FaultKind::Encoding, format!("module `{}` serves no {contract}.{method}", self.name))
         })
     }
 }

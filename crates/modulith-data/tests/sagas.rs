@@ -35,17 +35,11 @@ const STAMP: Command<i64, i64, Never> = Command::new("log", "stamp", 1);
 
 /// A pot of 10, and a log that refuses what is above 5.
 fn modules() -> (Modules, Arc<ModuleCode>) {
-    let contract = |name, methods| ContractModel {
-        name,
-        version: 1,
-        methods,
-    };
+    let contract = |name, methods| ContractModel { name, version: 1, methods };
     let method = |name| MethodModel::of::<i64, i64, Refused>(name, Kind::Command);
     let take = |tx: &mut Tx<'_>, amount: i64| -> Answer<i64, Refused> {
-        let taken: Option<(i64,)> = tx.row(
-            "UPDATE pot_pot SET amount = amount - $1 WHERE amount >= $1 RETURNING amount",
-            (amount,),
-        )?;
+        let taken: Option<(i64,)> =
+            tx.row("UPDATE pot_pot SET amount = amount - $1 WHERE amount >= $1 RETURNING amount", (amount,))?;
         match taken {
             Some(_) => Ok(amount),
             None => Err(Refused::TooMuch { left: amount }.into()),
@@ -57,11 +51,7 @@ fn modules() -> (Modules, Arc<ModuleCode>) {
     };
     let note = |tx: &mut Tx<'_>, amount: i64| -> Answer<i64, Refused> {
         tx.execute("INSERT INTO log_note (amount) VALUES ($1)", (amount,))?;
-        if amount > 5 {
-            Err(Refused::TooMuch { left: 5 }.into())
-        } else {
-            Ok(amount)
-        }
+        if amount > 5 { Err(Refused::TooMuch { left: 5 }.into()) } else { Ok(amount) }
     };
     let stamp = |tx: &mut Tx<'_>, amount: i64| -> Answer<i64, Never> {
         tx.execute("INSERT INTO log_note (amount) VALUES ($1)", (-amount,))?;
@@ -74,10 +64,7 @@ fn modules() -> (Modules, Arc<ModuleCode>) {
         .command(NOTE, note)
         .command(STAMP, stamp);
     let pot = Arc::new(ModuleCode::new("pot", vec![pot]));
-    (
-        Modules::new(&[pot.clone(), Arc::new(ModuleCode::new("log", vec![log]))]),
-        pot,
-    )
+    (Modules::new(&[pot.clone(), Arc::new(ModuleCode::new("log", vec![log]))]), pot)
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -90,9 +77,7 @@ impl Saga for Spend {
     const VERSION: u32 = 1;
     type Answer = i64;
     fn plan(plan: &mut Plan<Self>) -> Handle<Self, i64> {
-        let taken = plan
-            .step("take", TAKE, (), |spend: &Spend| spend.amount)
-            .undo(PUT_BACK);
+        let taken = plan.step("take", TAKE, (), |spend: &Spend| spend.amount).undo(PUT_BACK);
         let noted = plan.pivot("note", NOTE, taken, |_: &Spend, taken: &i64| *taken);
         plan.then("stamp", STAMP, noted, |_: &Spend, noted: &i64| *noted);
         noted
@@ -104,10 +89,8 @@ fn open(folder: &tempfile::TempDir) -> Database {
         name: "0001",
         sql: "CREATE TABLE pot_pot (amount bigint NOT NULL);\nINSERT INTO pot_pot VALUES (10);",
     }];
-    const LOG: &[Migration] = &[Migration {
-        name: "0001",
-        sql: "CREATE TABLE log_note (amount bigint NOT NULL);",
-    }];
+    const LOG: &[Migration] =
+        &[Migration { name: "0001", sql: "CREATE TABLE log_note (amount bigint NOT NULL);" }];
     Database::open(
         &folder.path().join("a.db"),
         &[("pot".into(), POT), ("log".into(), LOG)],
@@ -117,23 +100,13 @@ fn open(folder: &tempfile::TempDir) -> Database {
 }
 
 fn pot_and_notes(database: &Database) -> (i64, i64) {
-    let pot = database.read(&"pot".into(), |db| {
-        db.row::<(i64,)>("SELECT amount FROM pot_pot", ())
-    });
-    let notes = database.read(&"log".into(), |db| {
-        db.row::<(i64,)>("SELECT count(*) FROM log_note", ())
-    });
-    (
-        pot.unwrap().unwrap().unwrap().0,
-        notes.unwrap().unwrap().unwrap().0,
-    )
+    let pot = database.read(&"pot".into(), |db| db.row::<(i64,)>("SELECT amount FROM pot_pot", ()));
+    let notes = database.read(&"log".into(), |db| db.row::<(i64,)>("SELECT count(*) FROM log_note", ()));
+    (pot.unwrap().unwrap().unwrap().0, notes.unwrap().unwrap().unwrap().0)
 }
 
 fn saga(database: &Database, seq: i64) -> SagaId {
-    SagaId {
-        src: database.identity().id,
-        seq,
-    }
+    SagaId { src: database.identity().id, seq }
 }
 
 async fn take(database: &Database, key: StepKey, amount: i64) -> Result<String, String> {
@@ -141,13 +114,7 @@ async fn take(database: &Database, key: StepKey, amount: i64) -> Result<String, 
     let end = database
         .write(None, move |session| {
             let hash = body_hash(&amount.to_le_bytes());
-            let keyed = Keyed {
-                key,
-                request: &amount,
-                hash,
-                fresh: false,
-                expires_at: None,
-            };
+            let keyed = Keyed { key, request: &amount, hash, fresh: false, expires_at: None };
             let method = pot.expect_method("pot", "take")?;
             Ok(match inbox::command(session, &pot, method, &keyed)? {
                 CommandEnd::Done { .. } => "done".to_owned(),
@@ -197,11 +164,7 @@ async fn a_seal_and_a_done_step_exclude_each_other() {
         })
     };
     assert_eq!(undo(done).await.unwrap(), UndoEnd::Undone);
-    assert_eq!(
-        undo(done).await.unwrap(),
-        UndoEnd::Undone,
-        "a repeat changes nothing"
-    );
+    assert_eq!(undo(done).await.unwrap(), UndoEnd::Undone, "a repeat changes nothing");
     assert_eq!(undo(never).await.unwrap(), UndoEnd::NothingDone);
     let unheard = saga(&database, 3).key(0);
     assert_eq!(undo(unheard).await.unwrap(), UndoEnd::NothingDone);
@@ -220,14 +183,7 @@ async fn spend(database: &Database, seq: i64, amount: i64, steps: std::ops::Rang
     let end = database.write(None, move |session| {
         let known = |_: usize| -> Option<&(dyn Any + Send + Sync)> { None };
         let input = Spend { amount };
-        let run = Run {
-            plan: &plan,
-            id,
-            steps: steps.clone(),
-            input: &input,
-            known: &known,
-            fresh: false,
-        };
+        let run = Run { plan: &plan, id, steps: steps.clone(), input: &input, known: &known, fresh: false };
         Ok(match run_steps(session, &modules, &run)? {
             RunEnd::Done(done) => format!("done {}", done.len()),
             RunEnd::Refused { step, record } => format!("refused {step} {}", record.code),
@@ -244,11 +200,7 @@ async fn a_fused_run_is_one_transaction_and_replays_what_is_there() {
     assert_eq!(spend(&database, 1, 3, 0..3).await, "done 3");
     assert_eq!(pot_and_notes(&database), (7, 2));
     assert_eq!(spend(&database, 1, 3, 0..3).await, "done 3");
-    assert_eq!(
-        pot_and_notes(&database),
-        (7, 2),
-        "a repeat answers from the inbox"
-    );
+    assert_eq!(pot_and_notes(&database), (7, 2), "a repeat answers from the inbox");
 
     // Step 1 refuses: step 0 of the same run is rolled back with it, and both stay so.
     assert_eq!(spend(&database, 2, 6, 0..3).await, "refused 1 too_much");
@@ -268,11 +220,7 @@ fn a_walk_goes_forward_turns_back_once_and_never_after_the_pivot() {
     let plan = Arc::new(PlanModel::of::<Spend>().unwrap());
     for split in [false, true] {
         let place = move |contract: &str| {
-            if split && contract == "pot" {
-                Place::Peer(0)
-            } else {
-                Place::Here
-            }
+            if split && contract == "pot" { Place::Peer(0) } else { Place::Here }
         };
         let first_run = if split { 0..1 } else { 0..3 };
 
@@ -319,11 +267,7 @@ fn a_walk_goes_forward_turns_back_once_and_never_after_the_pivot() {
 fn without_a_certain_answer_the_frontier_is_sealed_first_and_after_the_pivot_never() {
     let plan = Arc::new(PlanModel::of::<Spend>().unwrap());
     let place = |contract: &str| {
-        if contract == "pot" {
-            Place::Peer(0)
-        } else {
-            Place::Here
-        }
+        if contract == "pot" { Place::Peer(0) } else { Place::Here }
     };
     let mut walk = Walk::forward(plan.clone());
     let mut asked = 0;
@@ -334,10 +278,7 @@ fn without_a_certain_answer_the_frontier_is_sealed_first_and_after_the_pivot_nev
     }
     assert!(matches!(walk.next(&place), Next::Seal { step: 0, .. }));
     walk.heard(&Heard::SealFoundDone);
-    assert!(
-        matches!(walk.next(&place), Next::Run { .. }),
-        "done after all: it goes on"
-    );
+    assert!(matches!(walk.next(&place), Next::Run { .. }), "done after all: it goes on");
     walk.heard(&Heard::Done(0..1));
     walk.heard(&Heard::Done(1..2));
     for _ in 0..1000 {

@@ -13,10 +13,8 @@ const SHELF: &[Migration] = &[Migration {
     sql: "CREATE TABLE shelf_item (id bigint PRIMARY KEY, name text NOT NULL);
           CREATE TABLE shelf_part (item bigint NOT NULL REFERENCES shelf_item (id) DEFERRABLE INITIALLY DEFERRED);",
 }];
-const OTHER: &[Migration] = &[Migration {
-    name: "0001_other",
-    sql: "CREATE TABLE other_item (id bigint PRIMARY KEY);",
-}];
+const OTHER: &[Migration] =
+    &[Migration { name: "0001_other", sql: "CREATE TABLE other_item (id bigint PRIMARY KEY);" }];
 
 fn open(path: &Path) -> Database {
     open_with(path, WriterLimits::default())
@@ -39,20 +37,13 @@ async fn run<T: Send + 'static>(
     database: &Database,
     code: impl Fn(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, CallFault> {
-    database
-        .write(None, move |session| as_shelf(session, &code))
-        .await
+    database.write(None, move |session| as_shelf(session, &code)).await
 }
 
 async fn count(database: &Database) -> i64 {
     let shelf: Arc<str> = "shelf".into();
-    let row = database.read(&shelf, |db| {
-        db.row::<(i64,)>("SELECT count(*) FROM shelf_item", ())
-    });
-    row.expect("a snapshot opens")
-        .expect("the query runs")
-        .expect("a count has a row")
-        .0
+    let row = database.read(&shelf, |db| db.row::<(i64,)>("SELECT count(*) FROM shelf_item", ()));
+    row.expect("a snapshot opens").expect("the query runs").expect("a count has a row").0
 }
 
 fn not_run(result: Result<(), CallFault>) -> (NotRunReason, String) {
@@ -63,13 +54,7 @@ fn not_run(result: Result<(), CallFault>) -> (NotRunReason, String) {
 }
 
 fn insert(id: i64) -> impl Fn(&mut Tx<'_>) -> Result<(), Fault> + Send + 'static {
-    move |tx| {
-        tx.execute(
-            "INSERT INTO shelf_item (id, name) VALUES ($1, $2)",
-            (id, "a name"),
-        )
-        .map(drop)
-    }
+    move |tx| tx.execute("INSERT INTO shelf_item (id, name) VALUES ($1, $2)", (id, "a name")).map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,10 +95,7 @@ async fn a_culprit_takes_nobody_with_it() {
         ("a panic", |_| panic!("as it happens"), NotRunReason::Panicked),
         (
             "a failed statement",
-            |tx| {
-                tx.execute("INSERT INTO shelf_item (id) VALUES (1000)", ())
-                    .map(drop)
-            },
+            |tx| tx.execute("INSERT INTO shelf_item (id) VALUES (1000)", ()).map(drop),
             NotRunReason::Fault,
         ),
         (
@@ -127,10 +109,7 @@ async fn a_culprit_takes_nobody_with_it() {
         ),
         (
             "a deferred foreign key",
-            |tx| {
-                tx.execute("INSERT INTO shelf_part (item) VALUES (4242)", ())
-                    .map(drop)
-            },
+            |tx| tx.execute("INSERT INTO shelf_part (item) VALUES (4242)", ()).map(drop),
             NotRunReason::Fault,
         ),
         (
@@ -141,11 +120,7 @@ async fn a_culprit_takes_nobody_with_it() {
             },
             NotRunReason::Fault,
         ),
-        (
-            "transaction control",
-            |tx| tx.execute("COMMIT", ()).map(drop),
-            NotRunReason::Fault,
-        ),
+        ("transaction control", |tx| tx.execute("COMMIT", ()).map(drop), NotRunReason::Fault),
     ];
     for (name, culprit, reason) in culprits {
         for place in [0, 1, 19] {
@@ -197,18 +172,9 @@ async fn a_statement_outside_of_the_modules_tables_is_denied_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let database = open(&folder.path().join("a.db"));
     let cases: [(&str, &[&str]); 9] = [
-        (
-            "SELECT id FROM other_item",
-            &["`shelf`", "`other_item`", "belongs to module `other`"],
-        ),
-        (
-            "INSERT INTO other_item (id) VALUES (1)",
-            &["insert into", "`other_item`", "`other`"],
-        ),
-        (
-            "UPDATE shelf_item SET name = (SELECT max(id) FROM other_item)",
-            &["`other_item`"],
-        ),
+        ("SELECT id FROM other_item", &["`shelf`", "`other_item`", "belongs to module `other`"]),
+        ("INSERT INTO other_item (id) VALUES (1)", &["insert into", "`other_item`", "`other`"]),
+        ("UPDATE shelf_item SET name = (SELECT max(id) FROM other_item)", &["`other_item`"]),
         ("DELETE FROM shelf__inbox", &["`shelf__inbox`", "the framework's"]),
         ("SELECT * FROM sqlite_schema", &["`shelf_…`"]),
         ("ATTACH 'x' AS y", &["ATTACH"]),
@@ -225,13 +191,10 @@ async fn a_statement_outside_of_the_modules_tables_is_denied_by_name() {
     }
     // The same text, prepared for its owner first, is still denied to the other module.
     let sql = "SELECT id FROM shelf_item";
-    run(&database, move |tx| tx.rows::<(i64,)>(sql, ()).map(drop))
-        .await
-        .unwrap();
+    run(&database, move |tx| tx.rows::<(i64,)>(sql, ()).map(drop)).await.unwrap();
     let other = ModuleCode::new("other", Vec::new());
-    let denied = database.write(None, move |session| {
-        other.with_tx(session, |tx| tx.rows::<(i64,)>(sql, ()).map(drop))
-    });
+    let denied = database
+        .write(None, move |session| other.with_tx(session, |tx| tx.rows::<(i64,)>(sql, ()).map(drop)));
     assert!(not_run(denied.await).1.contains("belongs to module `shelf`"));
     // And so is a read from a snapshot.
     let read = database.read(&"other".into(), |db| db.rows::<(i64,)>(sql, ()));
@@ -244,25 +207,17 @@ async fn parameters_are_found_by_name() {
     let database = open(&folder.path().join("a.db"));
     let swapped = run(&database, |tx| {
         tx.execute("INSERT INTO shelf_item (name, id) VALUES ($2, $1)", (7, "seven"))?;
-        tx.row::<(String,)>(
-            "SELECT name FROM shelf_item WHERE name = $2 AND id = $1",
-            (7, "seven"),
-        )
+        tx.row::<(String,)>("SELECT name FROM shelf_item WHERE name = $2 AND id = $1", (7, "seven"))
     });
     assert_eq!(swapped.await.unwrap(), Some(("seven".to_owned(),)));
-    let missing = run(&database, |tx| {
-        tx.execute("UPDATE shelf_item SET name = $2", (7,)).map(drop)
-    });
+    let missing = run(&database, |tx| tx.execute("UPDATE shelf_item SET name = $2", (7,)).map(drop));
     assert!(not_run(missing.await).1.contains("$2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_and_a_passed_deadline_are_not_run() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = WriterLimits {
-        queue_max: 2,
-        ..WriterLimits::default()
-    };
+    let limits = WriterLimits { queue_max: 2, ..WriterLimits::default() };
     let database = Arc::new(open_with(&folder.path().join("a.db"), limits));
     let (release, held) = std::sync::mpsc::channel::<()>();
     let (entered, has_entered) = tokio::sync::oneshot::channel();
@@ -313,14 +268,10 @@ fn a_second_owner_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db");
     let first = open(&path);
-    let second = Database::open(&path, &[], WriterLimits::default())
-        .err()
-        .expect("a second owner is refused");
+    let second =
+        Database::open(&path, &[], WriterLimits::default()).err().expect("a second owner is refused");
     assert!(matches!(second, OpenError::InUse { .. }), "{second}");
-    assert!(
-        second.to_string().contains(&std::process::id().to_string()),
-        "{second}"
-    );
+    assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
     drop(first);
     open(&path);
 }
@@ -329,24 +280,15 @@ fn a_second_owner_is_refused() {
 fn files_that_are_not_ours_or_newer_are_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let foreign = folder.path().join("foreign.db");
-    rusqlite::Connection::open(&foreign)
-        .unwrap()
-        .execute_batch("CREATE TABLE t (a)")
-        .unwrap();
-    let error = Database::open(&foreign, &[], WriterLimits::default())
-        .err()
-        .expect("a foreign file is refused");
+    rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    let error =
+        Database::open(&foreign, &[], WriterLimits::default()).err().expect("a foreign file is refused");
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
 
     let newer = folder.path().join("newer.db");
     drop(open(&newer));
-    rusqlite::Connection::open(&newer)
-        .unwrap()
-        .pragma_update(None, "user_version", 99)
-        .unwrap();
-    let error = Database::open(&newer, &[], WriterLimits::default())
-        .err()
-        .expect("a newer file is refused");
+    rusqlite::Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = Database::open(&newer, &[], WriterLimits::default()).err().expect("a newer file is refused");
     assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
 
     let garbage = folder.path().join("garbage.db");
@@ -356,11 +298,7 @@ fn files_that_are_not_ours_or_newer_are_refused_and_left_alone() {
     )
     .unwrap();
     assert!(Database::open(&garbage, &[], WriterLimits::default()).is_err());
-    assert!(
-        std::fs::read(&garbage)
-            .unwrap()
-            .starts_with(b"this is no database")
-    );
+    assert!(std::fs::read(&garbage).unwrap().starts_with(b"this is no database"));
 }
 
 #[test]
@@ -372,29 +310,14 @@ fn migrations_are_applied_once_and_guarded() {
     };
     open_as(SHELF).unwrap();
     open_as(SHELF).unwrap();
-    const CHANGED: &[Migration] = &[Migration {
-        name: "0001_shelf",
-        sql: "CREATE TABLE shelf_item (id bigint);",
-    }];
-    assert!(
-        open_as(CHANGED)
-            .unwrap_err()
-            .to_string()
-            .contains("changed after it was applied")
-    );
+    const CHANGED: &[Migration] =
+        &[Migration { name: "0001_shelf", sql: "CREATE TABLE shelf_item (id bigint);" }];
+    assert!(open_as(CHANGED).unwrap_err().to_string().contains("changed after it was applied"));
     assert!(open_as(&[]).unwrap_err().to_string().contains("a newer version"));
-    const THIEF: &[Migration] = &[
-        SHELF[0],
-        Migration {
-            name: "0002_thief",
-            sql: "CREATE TABLE other_item (id bigint);",
-        },
-    ];
+    const THIEF: &[Migration] =
+        &[SHELF[0], Migration { name: "0002_thief", sql: "CREATE TABLE other_item (id bigint);" }];
     let error = open_as(THIEF).unwrap_err().to_string();
-    assert!(
-        error.contains("0002_thief") && error.contains("`other`"),
-        "{error}"
-    );
+    assert!(error.contains("0002_thief") && error.contains("`other`"), "{error}");
     // What failed left nothing behind.
     open_as(SHELF).unwrap();
 }

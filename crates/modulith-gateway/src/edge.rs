@@ -90,19 +90,13 @@ struct Door {
 
 impl Edge {
     pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits) -> Self {
-        Self(Arc::new(Door {
-            sessions,
-            admin,
-            limits,
-        }))
+        Self(Arc::new(Door { sessions, admin, limits }))
     }
 }
 
 impl std::fmt::Debug for Edge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Edge")
-            .field("limits", &self.0.limits)
-            .finish_non_exhaustive()
+        f.debug_struct("Edge").field("limits", &self.0.limits).finish_non_exhaustive()
     }
 }
 
@@ -110,10 +104,7 @@ impl<S> Layer<S> for Edge {
     type Service = Edged<S>;
 
     fn layer(&self, inner: S) -> Edged<S> {
-        Edged {
-            edge: self.clone(),
-            inner,
-        }
+        Edged { edge: self.clone(), inner }
     }
 }
 
@@ -241,20 +232,12 @@ pub(crate) fn origin_form(uri: &mut Uri, headers: &mut HeaderMap) {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             headers.insert(HOST, host);
         }
-        *uri = uri
-            .path_and_query()
-            .cloned()
-            .unwrap_or(PathAndQuery::from_static("/"))
-            .into();
+        *uri = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into();
     }
 }
 
 fn strip_inner_headers(headers: &mut HeaderMap) {
-    while let Some(name) = headers
-        .keys()
-        .find(|name| name.as_str().starts_with("modulith-"))
-        .cloned()
-    {
+    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("modulith-")).cloned() {
         headers.remove(name);
     }
 }
@@ -274,7 +257,5 @@ fn timeout_ms(value: &HeaderValue) -> Result<Duration, Problem> {
 /// The token of `Bearer <token>`; the scheme in any case (RFC 9110, 11.1).
 pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&str> {
     let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim_matches(' '))
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
 }

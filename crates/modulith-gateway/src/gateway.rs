@@ -44,11 +44,7 @@ struct Doors {
 impl Gateway {
     /// `token` is the installation's internal token, which opens the services.
     pub fn new(routes: RouteTable<Target>, token: &AccessToken) -> Self {
-        Self(Arc::new(Doors {
-            routes,
-            token: proxy::token_value(token),
-            turn: AtomicUsize::new(0),
-        }))
+        Self(Arc::new(Doors { routes, token: proxy::token_value(token), turn: AtomicUsize::new(0) }))
     }
 }
 
@@ -75,11 +71,7 @@ impl Service<Request> for Gateway {
 
 impl Doors {
     async fn forward(&self, request: Request, replicas: &[Upstream]) -> Response {
-        let context = request
-            .extensions()
-            .get::<Context>()
-            .cloned()
-            .unwrap_or_else(Context::current);
+        let context = request.extensions().get::<Context>().cloned().unwrap_or_else(Context::current);
         let mut request = proxy::outgoing(request, &self.token, &context);
         let first = self.choose(replicas);
         let mut last = Problem::unavailable("service-unavailable");
@@ -88,10 +80,7 @@ impl Doors {
             match replica.send(request, &context).await {
                 Ok(response) => return response,
                 Err(Broken::Sent(problem)) => return problem.into_response(),
-                Err(Broken::NotSent {
-                    request: unsent,
-                    problem,
-                }) => (request, last) = (*unsent, problem),
+                Err(Broken::NotSent { request: unsent, problem }) => (request, last) = (*unsent, problem),
             }
         }
         last.into_response()
@@ -106,10 +95,6 @@ impl Doors {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let one = turn % count;
         let other = (one + 1 + (turn / count) % (count - 1)) % count;
-        if replicas[other].load() < replicas[one].load() {
-            other
-        } else {
-            one
-        }
+        if replicas[other].load() < replicas[one].load() { other } else { one }
     }
 }

@@ -50,11 +50,7 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn of(request: &Request) -> Self {
-        Self {
-            started: Instant::now(),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-        }
+        Self { started: Instant::now(), method: request.method().clone(), uri: request.uri().clone() }
     }
 
     pub(crate) fn log(&self, request_id: &str, status: StatusCode) {

@@ -39,9 +39,7 @@ impl Internal {
 
 impl std::fmt::Debug for Internal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Internal")
-            .field("limits", &self.0.limits)
-            .finish_non_exhaustive()
+        f.debug_struct("Internal").field("limits", &self.0.limits).finish_non_exhaustive()
     }
 }
 
@@ -49,10 +47,7 @@ impl<S> Layer<S> for Internal {
     type Service = Trusted<S>;
 
     fn layer(&self, inner: S) -> Trusted<S> {
-        Trusted {
-            door: self.0.clone(),
-            inner,
-        }
+        Trusted { door: self.0.clone(), inner }
     }
 }
 
@@ -99,10 +94,7 @@ impl Door {
             return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized").into_response();
         }
         let Some(context) = proxy::told(request.headers_mut()) else {
-            tracing::warn!(
-                path = request.uri().path(),
-                "context of the gateway cannot be read"
-            );
+            tracing::warn!(path = request.uri().path(), "context of the gateway cannot be read");
             return Problem::new(StatusCode::BAD_REQUEST, "context-unreadable", "Bad request")
                 .into_response();
         };

@@ -39,13 +39,7 @@ pub(crate) fn body(body: Body, bytes_max: usize) -> Result<(Body, Option<Overflo
         return Err(body);
     }
     let overflow = Overflow(Arc::default());
-    let limited = Limited {
-        inner: body,
-        left: bytes_max,
-        discard: 0,
-        bytes_max,
-        overflow: overflow.clone(),
-    };
+    let limited = Limited { inner: body, left: bytes_max, discard: 0, bytes_max, overflow: overflow.clone() };
     Ok((Body::new(limited), Some(overflow)))
 }
 

@@ -23,10 +23,7 @@ impl RequestId {
             (1..=Self::CHARS_MAX).contains(&value.len()) && value.as_bytes().iter().all(plain)
         });
         match given.and_then(|value| Some((value.to_str().ok()?, value))) {
-            Some((text, value)) => Self {
-                text: text.into(),
-                header: value.clone(),
-            },
+            Some((text, value)) => Self { text: text.into(), header: value.clone() },
             None => Self::new(),
         }
     }
@@ -34,10 +31,7 @@ impl RequestId {
     fn new() -> Self {
         let mut buffer = uuid::Uuid::encode_buffer();
         let text: &str = uuid().hyphenated().encode_lower(&mut buffer);
-        Self {
-            text: text.into(),
-            header: HeaderValue::from_str(text).expect("a UUID is a header value"),
-        }
+        Self { text: text.into(), header: HeaderValue::from_str(text).expect("a UUID is a header value") }
     }
 }
 
@@ -51,10 +45,7 @@ fn uuid() -> uuid::Uuid {
     for (byte, spread) in random.iter_mut().zip(spread) {
         *byte ^= spread;
     }
-    let ms = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis();
+    let ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     uuid::Builder::from_unix_timestamp_millis(ms as u64, &random).into_uuid()
 }
 

@@ -25,9 +25,7 @@ pub struct RouteTable<T> {
 
 impl<T> Clone for RouteTable<T> {
     fn clone(&self) -> Self {
-        Self {
-            routes: self.routes.clone(),
-        }
+        Self { routes: self.routes.clone() }
     }
 }
 
@@ -64,32 +62,22 @@ impl<T> RouteTable<T> {
             }
         }
         table.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        if problems.is_empty() {
-            Ok(Self { routes: table.into() })
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(Self { routes: table.into() }) } else { Err(problems) }
     }
 
     /// The target of a path. Costs a comparison per prefix, which for a few dozen is cheaper than hashing.
     pub fn lookup(&self, path: &str) -> Option<&T> {
-        self.routes
-            .iter()
-            .find(|(prefix, _)| covers(prefix, path))
-            .map(|(_, target)| target)
+        self.routes.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, target)| target)
     }
 
     /// Prefixes and targets, longest prefix first.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.routes
-            .iter()
-            .map(|(prefix, target)| (if prefix.is_empty() { "/" } else { &**prefix }, target))
+        self.routes.iter().map(|(prefix, target)| (if prefix.is_empty() { "/" } else { &**prefix }, target))
     }
 }
 
 pub(crate) fn covers(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a path reads the same for everybody: absolute, no empty segment but the last, no `.` or `..`, plain
@@ -114,10 +102,7 @@ pub(crate) fn is_plain(path: &str) -> bool {
 fn has_hidden(path: &str) -> bool {
     (path.as_bytes().windows(3)).any(|escape| {
         escape[0] == b'%'
-            && matches!(
-                (escape[1], escape[2]),
-                (b'2', b'f' | b'F') | (b'5', b'c' | b'C') | (b'0', b'0')
-            )
+            && matches!((escape[1], escape[2]), (b'2', b'f' | b'F') | (b'5', b'c' | b'C') | (b'0', b'0'))
     })
 }
 
@@ -198,17 +183,8 @@ mod tests {
 
     #[test]
     fn paths_that_can_be_read_in_two_ways_are_not_plain() {
-        for path in [
-            "/",
-            "/a",
-            "/a/",
-            "/a/b.c",
-            "/a/...",
-            "/.well-known/x",
-            "/a%20b",
-            "/%E2%82%AC",
-            "/a/..b",
-        ] {
+        for path in ["/", "/a", "/a/", "/a/b.c", "/a/...", "/.well-known/x", "/a%20b", "/%E2%82%AC", "/a/..b"]
+        {
             assert!(is_plain(path), "{path}");
         }
         for path in [

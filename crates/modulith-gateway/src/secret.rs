@@ -46,56 +46,36 @@ pub(crate) fn load_or_create(
     });
     let removed = fs::remove_file(&own);
     let synced = linked.and(removed).and_then(|()| File::open(dir)?.sync_all());
-    synced.map_err(|source| KeyError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    synced.map_err(|source| KeyError::Io { path: path.clone(), source })?;
     load(&path)
 }
 
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
 
 fn load(path: &Path) -> Result<Vec<u8>, KeyError> {
-    let io = |source| KeyError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| KeyError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     // Of the open file, not of the name, which could change in between.
     let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() {
-        return Err(KeyError::Unreadable {
-            path: path.to_owned(),
-            why: "not a file",
-        });
+        return Err(KeyError::Unreadable { path: path.to_owned(), why: "not a file" });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(KeyError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
     }
     let mut content = Vec::new();
-    file.take(SECRET_BYTES_MAX)
-        .read_to_end(&mut content)
-        .map_err(io)?;
+    file.take(SECRET_BYTES_MAX).read_to_end(&mut content).map_err(io)?;
     Ok(content)
 }
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
     let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| KeyError::NoRandomness)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::NoRandomness)?;
     Ok(bytes)
 }
 
@@ -116,16 +96,11 @@ impl AccessToken {
     ///
     /// [`KeyError`], naming the file: others can read it, or it holds no token.
     pub fn load_or_create(dir: &Path, name: &str) -> Result<Self, KeyError> {
-        let content = load_or_create(dir, name, || {
-            Ok(format!("{}\n", hex(&random::<32>()?)).into_bytes())
-        })?;
+        let content = load_or_create(dir, name, || Ok(format!("{}\n", hex(&random::<32>()?)).into_bytes()))?;
         let text = std::str::from_utf8(&content).unwrap_or_default().trim_end();
         match text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             true => Ok(Self(text.to_owned())),
-            false => Err(KeyError::Unreadable {
-                path: dir.join(name),
-                why: "not 64 hexadecimal digits",
-            }),
+            false => Err(KeyError::Unreadable { path: dir.join(name), why: "not 64 hexadecimal digits" }),
         }
     }
 
@@ -180,24 +155,15 @@ mod tests {
                     .collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
-            let issued = made[0]
-                .1
-                .issue("ada", std::time::Duration::from_secs(60))
-                .unwrap();
+            let issued = made[0].1.issue("ada", std::time::Duration::from_secs(60)).unwrap();
             for (token, keys) in &made {
                 assert_eq!(*token, made[0].0);
                 assert_eq!(&*keys.verify(&issued).unwrap().subject, "ada");
             }
-            let mut names: Vec<_> = fs::read_dir(dir.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name())
-                .collect();
+            let mut names: Vec<_> =
+                fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             names.sort();
-            assert_eq!(
-                names,
-                ["admin.token", "session.key"],
-                "nothing else is left behind"
-            );
+            assert_eq!(names, ["admin.token", "session.key"], "nothing else is left behind");
             for name in names {
                 assert_eq!(fs::metadata(dir.path().join(name)).unwrap().mode() & 0o777, 0o600);
             }
@@ -210,34 +176,20 @@ mod tests {
         SessionKeys::load_or_create(dir.path()).unwrap();
         let path = dir.path().join("session.key");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = SessionKeys::load_or_create(dir.path())
-            .map(drop)
-            .unwrap_err()
-            .to_string();
+        let error = SessionKeys::load_or_create(dir.path()).map(drop).unwrap_err().to_string();
         assert!(error.contains("session.key") && error.contains("0640"), "{error}");
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"no key").unwrap();
-        let error = SessionKeys::load_or_create(dir.path())
-            .map(drop)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("session.key") && error.contains("no Ed25519 key"),
-            "{error}"
-        );
+        let error = SessionKeys::load_or_create(dir.path()).map(drop).unwrap_err().to_string();
+        assert!(error.contains("session.key") && error.contains("no Ed25519 key"), "{error}");
     }
 
     #[test]
     fn a_token_matches_itself_only_and_is_not_printed() {
         let token = AccessToken::generate().unwrap();
         assert!(token.matches(&token.0.clone()));
-        for other in [
-            "",
-            &token.0[1..],
-            &format!("{}0", token.0),
-            &token.0.replace(&token.0[..1], "x"),
-        ] {
+        for other in ["", &token.0[1..], &format!("{}0", token.0), &token.0.replace(&token.0[..1], "x")] {
             assert!(!token.matches(other));
         }
         assert_eq!(format!("{token:?}"), "AccessToken(..)");

@@ -80,10 +80,7 @@ where
         };
         match accepted {
             Ok(_refused) if connections.len() >= CONNECTIONS_MAX => {
-                tracing::warn!(
-                    connections_max = CONNECTIONS_MAX,
-                    "connection refused: too many are open"
-                );
+                tracing::warn!(connections_max = CONNECTIONS_MAX, "connection refused: too many are open");
             }
             Ok(stream) => {
                 connections.spawn(serve_stream(stream, service.clone(), stop.clone()));
@@ -126,11 +123,8 @@ where
     };
     let stream = TokioIo::new(Paced::new(stream, pace.clone()));
     // Hyper's own time for a head begins with the wait for it, and would close idle connections.
-    let mut connection = pin!(
-        http1::Builder::new()
-            .header_read_timeout(None)
-            .serve_connection(stream, service)
-    );
+    let mut connection =
+        pin!(http1::Builder::new().header_read_timeout(None).serve_connection(stream, service));
     let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;
     let mut alarm = pin!(pace.alarm());
@@ -154,9 +148,5 @@ where
 
 fn body(incoming: Incoming) -> Body {
     // An empty body needs no box.
-    if incoming.is_end_stream() {
-        Body::empty()
-    } else {
-        Body::new(incoming)
-    }
+    if incoming.is_end_stream() { Body::empty() } else { Body::new(incoming) }
 }

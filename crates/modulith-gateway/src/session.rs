@@ -101,14 +101,9 @@ impl SessionKeys {
                 Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::NoRandomness)?;
             Ok(pkcs8.as_ref().to_vec())
         })?;
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| KeyError::Unreadable {
-            path: dir.join(FILE),
-            why: "no Ed25519 key in PKCS#8",
-        })?;
-        Ok(Self {
-            pair,
-            verified: Mutex::default(),
-        })
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8)
+            .map_err(|_| KeyError::Unreadable { path: dir.join(FILE), why: "no Ed25519 key in PKCS#8" })?;
+        Ok(Self { pair, verified: Mutex::default() })
     }
 
     /// A token for a user, good for `ttl` in whole seconds from now.
@@ -122,12 +117,7 @@ impl SessionKeys {
         }
         let now = seconds(SystemTime::now());
         let exp = now.checked_add(ttl.as_secs()).ok_or(IssueError::Expiry)?;
-        let claims = Claims {
-            iss: ISSUER.into(),
-            sub: subject.into(),
-            iat: now,
-            exp,
-        };
+        let claims = Claims { iss: ISSUER.into(), sub: subject.into(), iat: now, exp };
         let claims = serde_json::to_vec(&claims).expect("texts and numbers are JSON");
         Ok(self.sign(HEADER, &claims))
     }
@@ -180,13 +170,9 @@ impl SessionKeys {
         if claims.iss != ISSUER || claims.sub.is_empty() {
             return Err(TokenError::Malformed);
         }
-        let expires_at = UNIX_EPOCH
-            .checked_add(Duration::from_secs(claims.exp))
-            .ok_or(TokenError::Malformed)?;
-        Ok(Verified {
-            subject: claims.sub.into(),
-            expires_at,
-        })
+        let expires_at =
+            UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp)).ok_or(TokenError::Malformed)?;
+        Ok(Verified { subject: claims.sub.into(), expires_at })
     }
 
     fn sign(&self, header: &str, claims: &[u8]) -> String {
@@ -275,44 +261,24 @@ mod tests {
         let other = self::keys().issue("ada", HOUR).unwrap();
         assert_eq!(keys.verify(&other), Err(TokenError::Signature));
 
-        let root = BASE64URL.encode(
-            String::from_utf8(BASE64URL.decode(claims).unwrap())
-                .unwrap()
-                .replace("ada", "eve"),
-        );
-        assert_eq!(
-            keys.verify(&format!("{header}.{root}.{signature}")),
-            Err(TokenError::Signature)
-        );
+        let root = BASE64URL
+            .encode(String::from_utf8(BASE64URL.decode(claims).unwrap()).unwrap().replace("ada", "eve"));
+        assert_eq!(keys.verify(&format!("{header}.{root}.{signature}")), Err(TokenError::Signature));
 
         for alg in ["none", "None", "HS256", "EdDSA\",\"crit\":[\"b64\"],\"x\":\""] {
             let header = format!("{{\"alg\":\"{alg}\",\"typ\":\"JWT\"}}");
             let claims = BASE64URL.decode(claims).unwrap();
             let signed = keys.sign(&header, &claims);
             let unsigned = format!("{}.{}.", BASE64URL.encode(&header), BASE64URL.encode(&claims));
-            let expected = if alg.contains("crit") {
-                TokenError::Malformed
-            } else {
-                TokenError::Algorithm
-            };
+            let expected = if alg.contains("crit") { TokenError::Malformed } else { TokenError::Algorithm };
             assert_eq!(keys.verify(&signed), Err(expected), "{alg}");
             assert_eq!(keys.verify(&unsigned), Err(expected), "{alg}");
         }
-        assert_eq!(
-            keys.verify(&format!("{header}.{claims}.")),
-            Err(TokenError::Signature)
-        );
+        assert_eq!(keys.verify(&format!("{header}.{claims}.")), Err(TokenError::Signature));
         let long = format!("{token}{}", "a".repeat(TOKEN_BYTES_MAX));
-        for broken in [
-            "",
-            ".",
-            "..",
-            "a.b",
-            "a.b.c.d",
-            &format!("{token}="),
-            &format!("{token}.{token}"),
-            &long,
-        ] {
+        for broken in
+            ["", ".", "..", "a.b", "a.b.c.d", &format!("{token}="), &format!("{token}.{token}"), &long]
+        {
             assert_eq!(keys.verify(broken), Err(TokenError::Malformed), "{broken}");
         }
         // Signed with the right key, but not what we issue.
@@ -333,10 +299,7 @@ mod tests {
     #[test]
     fn a_token_ends_at_its_expiry_also_when_it_is_remembered() {
         let keys = keys();
-        assert_eq!(
-            keys.verify(&keys.issue("ada", Duration::ZERO).unwrap()),
-            Err(TokenError::Expired)
-        );
+        assert_eq!(keys.verify(&keys.issue("ada", Duration::ZERO).unwrap()), Err(TokenError::Expired));
         let token = keys.issue("ada", HOUR).unwrap();
         keys.verify(&token).unwrap();
         for verified in keys.verified.lock().young.values_mut() {
@@ -348,10 +311,7 @@ mod tests {
     #[test]
     fn remembered_tokens_are_bounded_and_the_used_ones_survive() {
         let mut generations = Generations::default();
-        let verified = Verified {
-            subject: "ada".into(),
-            expires_at: UNIX_EPOCH,
-        };
+        let verified = Verified { subject: "ada".into(), expires_at: UNIX_EPOCH };
         let name = |n: usize| {
             let mut name = [0; SHA256_OUTPUT_LEN];
             name[..8].copy_from_slice(&n.to_le_bytes());

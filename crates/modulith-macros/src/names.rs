@@ -60,10 +60,7 @@ mod tests {
             ("IsABox", "is_a_box"),
             ("Sold_Out", "sold_out"),
         ] {
-            assert_eq!(
-                snake_case(&syn::Ident::new(name, proc_macro2::Span::call_site())),
-                snake
-            );
+            assert_eq!(snake_case(&syn::Ident::new(name, proc_macro2::Span::call_site())), snake);
         }
     }
 }

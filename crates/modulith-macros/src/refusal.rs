@@ -18,10 +18,6 @@ pub(crate) fn expand(item: TokenStream) -> TokenStream {
     let (checked, errors) = validate::check(&refusal);
     let errors = errors.iter().map(syn::Error::to_compile_error);
     // An implementation for a type with generics would be an error of its own.
-    let expanded = item
-        .generics
-        .params
-        .is_empty()
-        .then(|| expand::expand(&item.ident, &checked));
+    let expanded = item.generics.params.is_empty().then(|| expand::expand(&item.ident, &checked));
     quote::quote! { #(#errors)* #expanded }
 }

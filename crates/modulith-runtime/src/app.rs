@@ -18,11 +18,7 @@ pub struct App {
 impl App {
     /// `name` is the name of the binary and of the monolith's service and database.
     pub fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            declare: Vec::new(),
-            commands: Vec::new(),
-        }
+        Self { name, declare: Vec::new(), commands: Vec::new() }
     }
 
     pub fn module(mut self, declare: DeclareFn) -> Self {
@@ -63,10 +59,7 @@ impl App {
         topology.problem(
             &format!("module.{}", error.module),
             error.message.clone(),
-            format!(
-                "set the key in section `[module.{}]`, or in the environment",
-                error.module
-            ),
+            format!("set the key in section `[module.{}]`, or in the environment", error.module),
         )
     }
 
@@ -87,8 +80,6 @@ impl App {
         let config = |_: &str| toml::Table::new();
         let setup = Setup { module: &config };
         let declared = self.declare.iter().map(|declare| declare(&setup));
-        declared
-            .map(|module| module.map_or_else(|error| error.module, |module| module.name))
-            .collect()
+        declared.map(|module| module.map_or_else(|error| error.module, |module| module.name)).collect()
     }
 }

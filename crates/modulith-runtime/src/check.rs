@@ -24,11 +24,7 @@ pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
 /// "`a`, `b`, `c`", or "none" where there is nothing.
 fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// "did you mean `cart`?", or what else there is.

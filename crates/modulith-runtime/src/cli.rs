@@ -45,22 +45,14 @@ pub fn main(app: App) -> ExitCode {
         Err(error) => {
             // Printing to a closed pipe is the reader's wish.
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
     match matches.subcommand() {
         Some(("check", matches)) => check(&app, matches),
         Some(("graph", matches)) => graph(&app, matches),
         Some(("run", matches)) => run(app, matches),
-        Some((name, own)) => match app
-            .commands
-            .iter()
-            .find(|command| command.clap.get_name() == name)
-        {
+        Some((name, own)) => match app.commands.iter().find(|command| command.clap.get_name() == name) {
             Some(command) => on_runtime(own_command(command.run, own.clone())),
             None => unreachable!("clap refuses commands that were not declared"),
         },
@@ -72,28 +64,14 @@ fn cli(app: &App) -> clap::Command {
     let own = app.commands.iter().map(|command| {
         let command = command.clap.clone().args([topology_arg(), data_arg()]);
         command
-            .arg(
-                Arg::new("url")
-                    .long("url")
-                    .value_name("URL")
-                    .help("use the application that runs there"),
-            )
-            .arg(
-                Arg::new("json")
-                    .long("json")
-                    .action(ArgAction::SetTrue)
-                    .help("print the result as JSON"),
-            )
+            .arg(Arg::new("url").long("url").value_name("URL").help("use the application that runs there"))
+            .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("print the result as JSON"))
     });
     clap::Command::new(app.name)
         .about("runs the application as one process, or as one process a service")
         .args_conflicts_with_subcommands(true)
         .args(run_args())
-        .subcommand(
-            clap::Command::new("run")
-                .about("run the application (the default)")
-                .args(run_args()),
-        )
+        .subcommand(clap::Command::new("run").about("run the application (the default)").args(run_args()))
         .subcommand(
             clap::Command::new("check")
                 .about("check modules and topology; exit 1 with all problems")
@@ -142,20 +120,15 @@ fn run_args() -> [Arg; 5] {
             .long("listen")
             .value_name("ADDR")
             .help("address of the front door [default: 127.0.0.1:8080, or the topology's]"),
-        Arg::new("log")
-            .long("log")
-            .value_name("FORMAT")
-            .value_parser(["text", "json"])
-            .default_value("text"),
+        Arg::new("log").long("log").value_name("FORMAT").value_parser(["text", "json"]).default_value("text"),
     ]
 }
 
 fn topology(app: &App, matches: &ArgMatches) -> Result<Topology, ExitCode> {
-    app.topology(matches.get_one::<PathBuf>("topology").map(PathBuf::as_path))
-        .map_err(|problems| {
-            eprintln!("{problems}");
-            ExitCode::from(1)
-        })
+    app.topology(matches.get_one::<PathBuf>("topology").map(PathBuf::as_path)).map_err(|problems| {
+        eprintln!("{problems}");
+        ExitCode::from(1)
+    })
 }
 
 fn check(app: &App, matches: &ArgMatches) -> ExitCode {
@@ -206,10 +179,7 @@ fn run(app: App, matches: &ArgMatches) -> ExitCode {
     let options = RunOptions {
         topology_file: matches.get_one::<PathBuf>("topology").cloned(),
         service: matches.get_one::<String>("service").cloned(),
-        data: matches
-            .get_one::<PathBuf>("data")
-            .cloned()
-            .unwrap_or_else(|| "./data".into()),
+        data: matches.get_one::<PathBuf>("data").cloned().unwrap_or_else(|| "./data".into()),
         listen: matches.get_one::<String>("listen").cloned(),
         log: match matches.get_one::<String>("log").map(String::as_str) {
             Some("json") => Format::Json,
@@ -231,10 +201,7 @@ async fn start(app: &App, topology: &Topology, options: RunOptions) -> ExitCode 
     let control = Control::from_environment();
     let name = options.service.as_deref().unwrap_or(app.name);
     log::start(options.log, name, control.is_controlled());
-    let listen = options
-        .listen
-        .clone()
-        .unwrap_or_else(|| topology.gateway.listen.to_string());
+    let listen = options.listen.clone().unwrap_or_else(|| topology.gateway.listen.to_string());
     let data = &options.data;
     let result = match options.service.as_deref() {
         Some("gateway") if topology.service("gateway").is_none() => {
@@ -299,10 +266,7 @@ async fn supervise(
 async fn own_command(run: RunFn, matches: ArgMatches) -> anyhow::Result<ExitCode> {
     let url = matches.get_one::<String>("url").cloned();
     let topology = matches.get_one::<PathBuf>("topology").cloned();
-    let data = matches
-        .get_one::<PathBuf>("data")
-        .cloned()
-        .unwrap_or_else(|| "./data".into());
+    let data = matches.get_one::<PathBuf>("data").cloned().unwrap_or_else(|| "./data".into());
     let running = match url {
         Some(url) => Running::at(url, &data)?,
         None => started(topology.as_deref(), &data).await?,

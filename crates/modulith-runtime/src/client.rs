@@ -97,11 +97,7 @@ pub async fn start_program_with(
     environment: &[(&str, &str)],
 ) -> anyhow::Result<Running> {
     let mut command = Command::new(program);
-    command
-        .arg("run")
-        .arg("--data")
-        .arg(data)
-        .args(["--listen", "127.0.0.1:0"]);
+    command.arg("run").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
     command.envs(environment.iter().copied());
     if let Some(topology) = topology {
         command.arg("--topology").arg(topology);
@@ -109,14 +105,8 @@ pub async fn start_program_with(
     if std::env::var_os("MODULITH_LOG").is_none() {
         command.env("MODULITH_LOG", "warn");
     }
-    command
-        .env(CONTROL, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", program.display()))?;
+    command.env(CONTROL, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
     let url = loop {
         match lines.next_line().await? {
@@ -125,19 +115,11 @@ pub async fn start_program_with(
                     break url.to_owned();
                 }
             }
-            None => bail!(
-                "the application could not start on {}: {}",
-                data.display(),
-                child.wait().await?
-            ),
+            None => bail!("the application could not start on {}: {}", data.display(), child.wait().await?),
         }
     };
     // What it says later must not fill the pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     let token = AccessToken::load_or_create(&data.join("keys"), "admin.token")?;
-    Ok(Running {
-        url,
-        token,
-        child: Some(child),
-    })
+    Ok(Running { url, token, child: Some(child) })
 }

@@ -22,9 +22,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn from_environment() -> Self {
-        Self {
-            controlled: std::env::var_os(CONTROL).is_some_and(|value| value == "1"),
-        }
+        Self { controlled: std::env::var_os(CONTROL).is_some_and(|value| value == "1") }
     }
 
     pub(crate) fn is_controlled(self) -> bool {
@@ -46,10 +44,7 @@ impl Control {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         // Passed on by the supervisor; there is nothing to reload yet, and by default they would end the process.
-        drop((
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::user_defined1())?,
-        ));
+        drop((signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?));
         tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -70,13 +65,11 @@ impl Control {
         if self.controlled {
             let stop = stop.clone();
             // A thread of its own: a blocked read of standard input would keep the runtime from ending.
-            std::thread::Builder::new()
-                .name("modulith-parent".into())
-                .spawn(move || {
-                    let mut byte = [0];
-                    while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
-                    stop.cancel();
-                })?;
+            std::thread::Builder::new().name("modulith-parent".into()).spawn(move || {
+                let mut byte = [0];
+                while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
+                stop.cancel();
+            })?;
         }
         Ok(stop)
     }

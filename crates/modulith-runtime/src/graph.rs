@@ -17,16 +17,12 @@ use runs::runs;
 /// The service that hosts what serves a contract.
 fn service_of<'t>(model: &AppModel, topology: &'t Topology, contract: &str) -> Option<&'t str> {
     let module = model.provider(contract)?;
-    topology
-        .service_of(module.name)
-        .map(|service| service.name.as_str())
+    topology.service_of(module.name).map(|service| service.name.as_str())
 }
 
 /// Where a need of a module resolves: `local`, or the name of a service.
 fn resolved(model: &AppModel, topology: &Topology, module: &ModuleModel, need: &ContractModel) -> String {
-    let own = topology
-        .service_of(module.name)
-        .map(|service| service.name.as_str());
+    let own = topology.service_of(module.name).map(|service| service.name.as_str());
     match service_of(model, topology, need.name) {
         None => "nowhere".to_owned(),
         service if service == own => "local".to_owned(),
@@ -92,7 +88,7 @@ fn saga(model: &AppModel, topology: &Topology, module: &ModuleModel, plan: &Plan
         "name": plan.name,
         "version": plan.version,
         "module": module.name,
-        "fingerprint": format!("{:016x}", plan.fingerprint()),
+        "fingerprint": format!("{:016x}", plan.fingerprint),
         "pivot": plan.steps[plan.pivot].name,
         "steps": plan.steps.iter().map(|step| json!({
             "name": step.name,
@@ -133,27 +129,15 @@ pub(crate) fn table(model: &AppModel, topology: &Topology) -> String {
             topology
                 .service_of(module.name)
                 .map_or_else(|| "nowhere".to_owned(), |service| service.name.clone()),
-            module
-                .contracts
-                .iter()
-                .map(|contract| contract.name)
-                .collect::<Vec<_>>()
-                .join(", "),
+            module.contracts.iter().map(|contract| contract.name).collect::<Vec<_>>().join(", "),
             needs.collect::<Vec<_>>().join(", "),
         ]);
     }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
     let lines = rows.iter().map(|[module, service, serves, needs]| {
-        let line = format!(
-            "{module:0$}  {service:1$}  {serves:2$}  {needs}",
-            widths[0], widths[1], widths[2]
-        );
+        let line =
+            format!("{module:0$}  {service:1$}  {serves:2$}  {needs}", widths[0], widths[1], widths[2]);
         line.trim_end().to_owned() + "\n"
     });
     lines.collect()

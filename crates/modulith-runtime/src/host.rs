@@ -50,11 +50,7 @@ pub enum StartError {
     #[error("HTTP routes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Routes(Vec<RouteProblem>),
     #[error("no service `{name}` in {topology}; it has: {services}")]
-    NoService {
-        name: String,
-        topology: String,
-        services: String,
-    },
+    NoService { name: String, topology: String, services: String },
     #[error("{path}: {error}", path = path.display())]
     Folder { path: PathBuf, error: std::io::Error },
     #[error("cannot listen on {address}: {error}")]
@@ -96,14 +92,8 @@ impl Keys {
 
 fn create_private(folder: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder);
-    made.map_err(|error| StartError::Folder {
-        path: folder.to_owned(),
-        error,
-    })
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| StartError::Folder { path: folder.to_owned(), error })
 }
 
 /// A running service, without its listeners.
@@ -143,12 +133,8 @@ impl Health {
         if let Some(broken) = self.database.broken() {
             missing.push(format!("database: {broken}"));
         }
-        missing.extend(
-            self.peers
-                .missing()
-                .into_iter()
-                .map(|(name, why)| format!("service `{name}`: {why}")),
-        );
+        missing
+            .extend(self.peers.missing().into_iter().map(|(name, why)| format!("service `{name}`: {why}")));
         missing
     }
 }
@@ -165,22 +151,15 @@ impl Host {
         let section = topology.service(name).ok_or_else(|| StartError::NoService {
             name: name.to_owned(),
             topology: source(topology),
-            services: topology
-                .services
-                .iter()
-                .map(|service| &*service.name)
-                .collect::<Vec<_>>()
-                .join(", "),
+            services: topology.services.iter().map(|service| &*service.name).collect::<Vec<_>>().join(", "),
         })?;
         create_private(data)?;
         placement::remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
-        let migrations: Vec<_> = hosted_modules
-            .iter()
-            .map(|module| (Arc::from(module.name), module.migrations))
-            .collect();
+        let migrations: Vec<_> =
+            hosted_modules.iter().map(|module| (Arc::from(module.name), module.migrations)).collect();
         let path = topology.database_path(section, data);
         let database =
             tokio::task::spawn_blocking(move || Database::open(&path, &migrations, WriterLimits::default()))
@@ -200,10 +179,8 @@ impl Host {
             keys: process_keys.clone(),
         });
 
-        let needs: Vec<ContractModel> = hosted_modules
-            .iter()
-            .flat_map(|module| module.needs.clone())
-            .collect();
+        let needs: Vec<ContractModel> =
+            hosted_modules.iter().flat_map(|module| module.needs.clone()).collect();
         let serves: Vec<ContractModel> = codes
             .iter()
             .flat_map(|code| code.contracts.iter().map(|served| served.contract.clone()))
@@ -216,9 +193,7 @@ impl Host {
             token: Secret::new(keys.internal.expose()),
             about,
         };
-        let peers = Arc::new(connect_peers(
-            &model, topology, data, &needs, &hosted, &hello, &admit,
-        ));
+        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &hosted, &hello, &admit));
 
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
         let (mut routers, sagas) =
@@ -237,9 +212,7 @@ impl Host {
             model,
             keys,
             routes,
-            answers: Arc::new(Answers {
-                hosted: hosted.clone(),
-            }),
+            answers: Arc::new(Answers { hosted: hosted.clone() }),
             hello,
             admit,
             health: health.clone(),
@@ -261,8 +234,7 @@ impl Host {
     ) {
         let until_stop = |work| {
             let stop = self.stop.clone();
-            self.background
-                .spawn(async move { stop.run_until_cancelled(work).await });
+            self.background.spawn(async move { stop.run_until_cancelled(work).await });
         };
         let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(async move { peers.connect().await });
@@ -272,10 +244,7 @@ impl Host {
             async move {
                 for sagas in &sagas {
                     if let Err(fault) = sagas.sweep().await {
-                        tracing::error!(
-                            module = sagas.module(),
-                            "cannot look up unfinished sagas: {fault}"
-                        );
+                        tracing::error!(module = sagas.module(), "cannot look up unfinished sagas: {fault}");
                         return;
                     }
                 }
@@ -314,11 +283,7 @@ impl Host {
     + Send
     + Sync
     + 'static {
-        let edge = Edge::new(
-            self.keys.sessions.clone(),
-            self.keys.admin.clone(),
-            Limits::default(),
-        );
+        let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
         tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
     }
 
@@ -338,10 +303,7 @@ impl Host {
         self.background.close();
         self.background.wait().await;
         let database = self.database.clone();
-        if tokio::task::spawn_blocking(move || database.close())
-            .await
-            .is_err()
-        {
+        if tokio::task::spawn_blocking(move || database.close()).await.is_err() {
             tracing::error!("closing the database panicked");
         }
     }
@@ -353,14 +315,10 @@ fn sort_out(
     hosted: &[String],
 ) -> (Vec<Module>, BTreeMap<&'static str, Arc<PlanModel>>) {
     let plans = modules.iter().flat_map(|module| &module.plans);
-    let plans = plans
-        .filter_map(|entry| entry.plan.as_ref().ok())
-        .map(|plan| (plan.name, Arc::new(plan.clone())));
+    let plans =
+        plans.filter_map(|entry| entry.plan.as_ref().ok()).map(|plan| (plan.name, Arc::new(plan.clone())));
     let plans = plans.collect();
-    let hosted = modules
-        .into_iter()
-        .filter(|module| hosted.iter().any(|name| name == module.name))
-        .collect();
+    let hosted = modules.into_iter().filter(|module| hosted.iter().any(|name| name == module.name)).collect();
     (hosted, plans)
 }
 
@@ -376,26 +334,17 @@ fn connect_peers(
     let mut services: Vec<(String, Peer)> = Vec::new();
     let mut of_contract = BTreeMap::new();
     for contract in needs.iter().map(|need| need.name).collect::<BTreeSet<_>>() {
-        let provider = model
-            .provider(contract)
-            .and_then(|module| topology.service_of(module.name));
+        let provider = model.provider(contract).and_then(|module| topology.service_of(module.name));
         let Some(service) = provider.filter(|_| hosted.modules.of(contract).is_none()) else {
             continue;
         };
-        let position = services
-            .iter()
-            .position(|(name, _)| *name == service.name)
-            .unwrap_or_else(|| {
-                let address = topology.listen_address(service, data);
-                let peer = Peer::new(
-                    vec![address],
-                    hello.clone(),
-                    admit.clone(),
-                    modulith_transport::Limits::default(),
-                );
-                services.push((service.name.clone(), peer));
-                services.len() - 1
-            });
+        let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
+            let address = topology.listen_address(service, data);
+            let peer =
+                Peer::new(vec![address], hello.clone(), admit.clone(), modulith_transport::Limits::default());
+            services.push((service.name.clone(), peer));
+            services.len() - 1
+        });
         of_contract.insert(contract, position);
     }
     Peers::new(services, of_contract)
@@ -415,12 +364,7 @@ fn build_modules(
     let mut all_sagas = Vec::new();
     for module in modules {
         let plans: BTreeMap<_, _> = (module.plans.iter())
-            .filter_map(|entry| {
-                hosted
-                    .plans
-                    .get(entry.name)
-                    .map(|plan| (entry.name, plan.clone()))
-            })
+            .filter_map(|entry| hosted.plans.get(entry.name).map(|plan| (entry.name, plan.clone())))
             .collect();
         let sagas = (!plans.is_empty())
             .then(|| Sagas::new(module.name, hosted.clone(), peers.clone(), plans, walks.clone()));
@@ -433,12 +377,7 @@ fn build_modules(
         };
         if let Some(routes) = module.routes {
             let router = finish(routes(&links));
-            routers.extend(
-                module
-                    .prefixes
-                    .iter()
-                    .map(|prefix| ((*prefix).to_owned(), router.clone())),
-            );
+            routers.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), router.clone())));
         }
         if let Some(routes) = module.admin_routes {
             let prefix = format!("/admin/{}", module.name);
@@ -457,18 +396,9 @@ fn clients(
     peers: &Arc<Peers>,
     keys: &Arc<ProcessKeys>,
 ) -> BTreeMap<&'static str, Client> {
-    let own = hosted
-        .modules
-        .all()
-        .into_iter()
-        .filter(|code| &*code.name == module.name);
+    let own = hosted.modules.all().into_iter().filter(|code| &*code.name == module.name);
     let own: Vec<&'static str> = own
-        .flat_map(|code| {
-            code.contracts
-                .iter()
-                .map(|served| served.contract.name)
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|code| code.contracts.iter().map(|served| served.contract.name).collect::<Vec<_>>())
         .collect();
     let contracts = module.needs.iter().map(|need| need.name).chain(own);
     contracts
@@ -489,19 +419,11 @@ fn clients(
 /// What every service answers beside its modules: health, and the state of its sagas for operators.
 fn framework_routes(health: Arc<Health>, sagas: Vec<Arc<Sagas>>) -> Routers {
     let alive = finish(Router::new().route("/healthz", get(|| async { "alive\n" })));
-    let ready = finish(Router::new().route(
-        "/readyz",
-        get(move || std::future::ready(readiness(health.missing()))),
-    ));
-    let counts = finish(Router::new().route(
-        "/admin/sagas",
-        get(move || std::future::ready(saga_counts(&sagas))),
-    ));
-    vec![
-        ("/healthz".into(), alive),
-        ("/readyz".into(), ready),
-        ("/admin/sagas".into(), counts),
-    ]
+    let ready =
+        finish(Router::new().route("/readyz", get(move || std::future::ready(readiness(health.missing())))));
+    let counts =
+        finish(Router::new().route("/admin/sagas", get(move || std::future::ready(saga_counts(&sagas)))));
+    vec![("/healthz".into(), alive), ("/readyz".into(), ready), ("/admin/sagas".into(), counts)]
 }
 
 /// 200, or 503 with what is missing.
@@ -540,8 +462,8 @@ fn saga_counts(sagas: &[Arc<Sagas>]) -> axum::response::Response {
 
 /// How a topology is called in messages.
 pub(crate) fn source(topology: &Topology) -> String {
-    topology.file.as_ref().map_or_else(
-        || "the built-in topology".to_owned(),
-        |file| file.display().to_string(),
-    )
+    topology
+        .file
+        .as_ref()
+        .map_or_else(|| "the built-in topology".to_owned(), |file| file.display().to_string())
 }

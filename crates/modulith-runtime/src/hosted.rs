@@ -38,10 +38,7 @@ pub(crate) struct ProcessKeys {
 
 impl ProcessKeys {
     pub(crate) fn new() -> Self {
-        Self {
-            incarnation: Uuid::now_v7(),
-            next: AtomicI64::new(0),
-        }
+        Self { incarnation: Uuid::now_v7(), next: AtomicI64::new(0) }
     }
 
     pub(crate) fn incarnation(&self) -> Uuid {
@@ -67,13 +64,7 @@ pub(crate) fn client_step_key(key: &ClientKey, contract: &str, method: &str) -> 
     }
     let digest = context.finish();
     let src = Uuid::from_slice(&digest.as_ref()[..16]).expect("a SHA-256 has 32 bytes");
-    StepKey {
-        origin: Origin::Client,
-        src,
-        seq: 0,
-        step: 0,
-        direction: Direction::Do,
-    }
+    StepKey { origin: Origin::Client, src, seq: 0, step: 0, direction: Direction::Do }
 }
 
 /// A command of another process, with its key.
@@ -100,15 +91,8 @@ impl Hosted {
     /// The link of a local client to one contract.
     pub(crate) fn link(self: &Arc<Self>, contract: &str) -> Option<LocalLink> {
         let module = self.modules.of(contract)?.clone();
-        let contract = module
-            .contracts
-            .iter()
-            .position(|served| served.contract.name == contract)?;
-        Some(LocalLink {
-            hosted: self.clone(),
-            module,
-            contract,
-        })
+        let contract = module.contracts.iter().position(|served| served.contract.name == contract)?;
+        Some(LocalLink { hosted: self.clone(), module, contract })
     }
 
     /// Answers what another process asks. `deadline` is the caller's.
@@ -118,106 +102,52 @@ impl Hosted {
             let Handler::Query { run, .. } = &module.expect_method(contract, method)?.handler else {
                 return Err(not_a(contract, method, "query"));
             };
-            Ok(self
-                .database
-                .read(&module.name, |db| run.run_encoded(db, request))??)
+            Ok(self.database.read(&module.name, |db| run.run_encoded(db, request))??)
         };
         run().map_or_else(Told::NotRun, Told::Outcome)
     }
 
     pub(crate) fn is_heavy(&self, contract: &str, method: &str) -> bool {
-        let method = self
-            .modules
-            .of(contract)
-            .and_then(|module| module.method(contract, method));
+        let method = self.modules.of(contract).and_then(|module| module.method(contract, method));
         method.is_some_and(|method| matches!(method.handler, Handler::Query { heavy: true, .. }))
     }
 
     /// Everything but queries.
     pub(crate) async fn answer(self: Arc<Self>, ask: Ask, context: Context) -> Told {
         let told = match ask {
-            Ask::Query {
-                contract,
-                method,
-                request,
-            } => {
+            Ask::Query { contract, method, request } => {
                 let work = move || self.query(&contract, &method, &request);
                 return tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
                     Told::NotRun(NotRun::new(NotRunReason::Panicked, error.to_string()))
                 });
             }
-            Ask::Command {
-                contract,
-                method,
-                key,
-                hash,
-                expires_ms,
-                request,
-            } => {
-                let call = KeyedCall {
-                    contract,
-                    method,
-                    key,
-                    hash,
-                    expires_ms: Some(expires_ms),
-                    request,
-                };
+            Ask::Command { contract, method, key, hash, expires_ms, request } => {
+                let call = KeyedCall { contract, method, key, hash, expires_ms: Some(expires_ms), request };
                 self.command(context.deadline, call).await
             }
-            Ask::Step {
-                contract,
-                method,
-                key,
-                request,
-            } => {
+            Ask::Step { contract, method, key, request } => {
                 let hash = body_hash(&request);
-                let call = KeyedCall {
-                    contract,
-                    method,
-                    key,
-                    hash,
-                    expires_ms: None,
-                    request,
-                };
+                let call = KeyedCall { contract, method, key, hash, expires_ms: None, request };
                 self.command(context.deadline, call).await
             }
-            Ask::Run {
-                plan,
-                version,
-                fingerprint,
-                id,
-                first,
-                last,
-                input,
-                answers,
-            } => match self.plans.get(&*plan) {
-                Some(model) if model.version == version && model.fingerprint() == fingerprint => {
-                    self.run(context.deadline, model.clone(), id, first..last, &input, answers)
-                        .await
+            Ask::Run { plan, version, fingerprint, id, first, last, input, answers } => {
+                match self.plans.get(&*plan) {
+                    Some(model) if model.version == version && model.fingerprint == fingerprint => {
+                        self.run(context.deadline, model.clone(), id, first..last, &input, answers).await
+                    }
+                    _ => Ok(Told::PlanUnknown),
                 }
-                _ => Ok(Told::PlanUnknown),
-            },
-            Ask::Call {
-                contract,
-                method,
-                request,
-            } => Ok(self.call_effect(contract, method, request, context).await),
-            Ask::Effect {
-                contract,
-                method,
-                key,
-                request,
-            } => self.effect(&contract, &method, key, request, context).await,
+            }
+            Ask::Call { contract, method, request } => {
+                Ok(self.call_effect(contract, method, request, context).await)
+            }
+            Ask::Effect { contract, method, key, request } => {
+                self.effect(&contract, &method, key, request, context).await
+            }
             Ask::Seal { contract, key } => self.seal(&contract, key).await.map(Told::Seal),
-            Ask::Undo {
-                contract,
-                method,
-                key,
-                by_key,
-            } => self
-                .undo(&contract, &method, key, by_key, context)
-                .await
-                .map(Told::Undo),
+            Ask::Undo { contract, method, key, by_key } => {
+                self.undo(&contract, &method, key, by_key, context).await.map(Told::Undo)
+            }
         };
         told.unwrap_or_else(|fault| match fault {
             CallFault::NotRun(not_run) => Told::NotRun(not_run),
@@ -227,14 +157,7 @@ impl Hosted {
 
     async fn command(&self, deadline: Option<Instant>, call: KeyedCall) -> Result<Told, CallFault> {
         let modules = self.modules.clone();
-        let KeyedCall {
-            contract,
-            method,
-            key,
-            hash,
-            expires_ms,
-            request,
-        } = call;
+        let KeyedCall { contract, method, key, hash, expires_ms, request } = call;
         let place = format!("{contract}.{method}");
         crash_point(|| format!("{place}:before"));
         let told = self
@@ -245,20 +168,12 @@ impl Hosted {
                 crash_point(|| format!("{}.{}:in-transaction", contract, method.name));
                 let request = (method.codec.decode_request)(&request)?;
                 let expires_at = expires_ms.map(|ms| session.now_ms() + ms);
-                let keyed = Keyed {
-                    key,
-                    request: request.as_ref(),
-                    hash,
-                    fresh: false,
-                    expires_at,
-                };
+                let keyed = Keyed { key, request: request.as_ref(), hash, fresh: false, expires_at };
                 Ok(match inbox::command(session, module, method, &keyed)? {
                     CommandEnd::Done { stored, .. } => Told::Outcome(Outcome::Done(stored)),
                     CommandEnd::Refused(_, record) => Told::Outcome(Outcome::Refused(record)),
                     CommandEnd::Stored(outcome) => Told::Outcome(outcome),
-                    CommandEnd::Sealed => Told::Sealed {
-                        step: usize::from(key.step),
-                    },
+                    CommandEnd::Sealed => Told::Sealed { step: usize::from(key.step) },
                     CommandEnd::KeyReused => Told::NotRun(key_reused()),
                 })
             })
@@ -287,14 +202,7 @@ impl Hosted {
             .write(deadline, move |session| {
                 let known = |step: usize| known.get(step).and_then(Option::as_deref);
                 let input = input.as_ref();
-                let run = Run {
-                    plan: &plan,
-                    id,
-                    steps: steps.clone(),
-                    input,
-                    known: &known,
-                    fresh: false,
-                };
+                let run = Run { plan: &plan, id, steps: steps.clone(), input, known: &known, fresh: false };
                 Ok(match run_steps(session, &modules, &run)? {
                     RunEnd::Done(done) => {
                         Told::Steps(done.into_iter().map(|step| Bytes(step.stored)).collect())
@@ -308,9 +216,7 @@ impl Hosted {
 
     pub(crate) async fn seal(&self, contract: &str, key: StepKey) -> Result<SealEnd, CallFault> {
         let module = self.modules.expect(contract).map_err(NotRun::from)?.clone();
-        self.database
-            .write_reserved(move |session| inbox::seal(session, &module, &key))
-            .await
+        self.database.write_reserved(move |session| inbox::seal(session, &module, &key)).await
     }
 
     pub(crate) async fn undo(
@@ -342,10 +248,7 @@ impl Hosted {
             SealEnd::Done => {}
         }
         let request = encode(&key).map_err(NotRun::from)?;
-        match self
-            .effect(contract, method, key.undo(), request, context)
-            .await?
-        {
+        match self.effect(contract, method, key.undo(), request, context).await? {
             Told::Outcome(Outcome::Done(_)) => Ok(UndoEnd::Undone),
             Told::NotRun(not_run) => Err(not_run.into()),
             Told::Unknown(unknown) => Err(unknown.into()),
@@ -375,28 +278,21 @@ impl Hosted {
         let (request, attempts) = match start {
             EffectStart::Stored(outcome) => return Ok(Told::Outcome(outcome)),
             EffectStart::Sealed => {
-                return Ok(Told::Sealed {
-                    step: usize::from(key.step),
-                });
+                return Ok(Told::Sealed { step: usize::from(key.step) });
             }
             EffectStart::KeyReused => return Ok(Told::NotRun(key_reused())),
-            EffectStart::Attempt {
-                attempts, first_at, ..
-            } if attempts > 1 && now_ms() - first_at > EFFECT_WINDOW_MS => {
+            EffectStart::Attempt { attempts, first_at, .. }
+                if attempts > 1 && now_ms() - first_at > EFFECT_WINDOW_MS =>
+            {
                 let detail = format!(
                     "{contract}.{method} under {key} was attempted and its provider's window is over"
                 );
                 return Ok(Told::Unknown(Unknown::new(UnknownReason::Provider, detail)));
             }
-            EffectStart::Attempt {
-                request, attempts, ..
-            } => (request, attempts),
+            EffectStart::Attempt { request, attempts, .. } => (request, attempts),
         };
         let request = (codec.decode_request)(&request).map_err(NotRun::from)?;
-        let context = Context {
-            key: Some(key),
-            ..context
-        };
+        let context = Context { key: Some(key), ..context };
         crash_point(|| format!("{contract}.{method}:before"));
         let ran = attempt(run, context, request).await;
         crash_point(|| format!("{contract}.{method}:after"));
@@ -413,9 +309,8 @@ impl Hosted {
                 return Ok(Told::NotRun(not_run));
             }
         };
-        let outcome = codec
-            .outcome(&ran)
-            .map_err(|fault| Unknown::new(UnknownReason::Unreadable, fault.message))?;
+        let outcome =
+            codec.outcome(&ran).map_err(|fault| Unknown::new(UnknownReason::Unreadable, fault.message))?;
         let stored = outcome.clone();
         self.database
             .write_reserved(move |session| inbox::end_effect(session, &module, &key, &stored))
@@ -434,10 +329,7 @@ impl Hosted {
         context: Context,
     ) -> Told {
         let run = || -> Result<_, NotRun> {
-            let served = self
-                .modules
-                .expect(&contract)?
-                .expect_method(&contract, &method)?;
+            let served = self.modules.expect(&contract)?.expect_method(&contract, &method)?;
             let request = (served.codec.decode_request)(&request)?;
             Ok((served.codec, effect_fn(served, &contract)?, request))
         };
@@ -445,10 +337,7 @@ impl Hosted {
             Ok(found) => found,
             Err(not_run) => return Told::NotRun(not_run),
         };
-        let context = Context {
-            key: Some(self.keys.next()),
-            ..context
-        };
+        let context = Context { key: Some(self.keys.next()), ..context };
         let ran = match attempt(run, context, request).await {
             EffectRan::Done(answer) => Ran::Done(answer),
             EffectRan::Refused(refusal) => Ran::Refused(refusal),
@@ -464,9 +353,7 @@ impl Hosted {
     /// Deletes keys whose retention is over, at most 1,000 a module.
     pub(crate) async fn prune_keys(&self) -> Result<(), CallFault> {
         for module in self.modules.all() {
-            self.database
-                .write(None, move |session| inbox::prune_expired(session, &module))
-                .await?;
+            self.database.write(None, move |session| inbox::prune_expired(session, &module)).await?;
         }
         Ok(())
     }
@@ -498,23 +385,15 @@ async fn attempt(run: Arc<dyn EffectFn>, context: Context, request: AnyBox) -> E
 }
 
 fn not_a(contract: &str, method: &str, kind: &str) -> NotRun {
-    NotRun::new(
-        NotRunReason::Incompatible,
-        format!("{contract}.{method} is no {kind} here"),
-    )
+    NotRun::new(NotRunReason::Incompatible, format!("{contract}.{method} is no {kind} here"))
 }
 
 fn key_reused() -> NotRun {
-    NotRun::new(
-        NotRunReason::KeyReused,
-        "the key was used before with another request",
-    )
+    NotRun::new(NotRunReason::KeyReused, "the key was used before with another request")
 }
 
 fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -542,10 +421,7 @@ impl LocalCalls for LocalLink {
         let Handler::Query { run, .. } = &served.handler else {
             return Err(not_a(self.contract_name(), served.name, "query"));
         };
-        Ok(self
-            .hosted
-            .database
-            .read(&self.module.name, |db| run.run(db, slot))??)
+        Ok(self.hosted.database.read(&self.module.name, |db| run.run(db, slot))??)
     }
 
     fn is_heavy(&self, method: usize) -> bool {
@@ -553,11 +429,7 @@ impl LocalCalls for LocalLink {
     }
 
     fn heavy_query(&self, method: usize, mut slot: AnyBox) -> BoxFuture<'_, Result<AnyBox, NotRun>> {
-        let link = Self {
-            hosted: self.hosted.clone(),
-            module: self.module.clone(),
-            contract: self.contract,
-        };
+        let link = Self { hosted: self.hosted.clone(), module: self.module.clone(), contract: self.contract };
         let work = move || link.query(method, slot.as_mut()).map(|()| slot);
         Box::pin(async move {
             tokio::task::spawn_blocking(work)
@@ -602,10 +474,7 @@ impl LocalCalls for LocalLink {
     }
 
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan> {
-        let context = Context {
-            key: Some(self.hosted.keys.next()),
-            ..Context::current()
-        };
+        let context = Context { key: Some(self.hosted.keys.next()), ..Context::current() };
         match effect_fn(self.method(method), self.contract_name()) {
             Ok(run) => Box::pin(attempt(run, context, request)),
             Err(not_run) => Box::pin(std::future::ready(EffectRan::NotRun(not_run))),

@@ -24,23 +24,16 @@ impl Format {
 
 /// Starts the log of this process. `MODULITH_LOG` sets the level: error, warn, info (default), debug, trace.
 pub(crate) fn start(format: Format, service: &str, is_child: bool) {
-    let level = std::env::var("MODULITH_LOG")
-        .ok()
-        .and_then(|level| level.parse::<LevelFilter>().ok());
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level.unwrap_or(LevelFilter::INFO))
-        .with_target(false);
+    let level = std::env::var("MODULITH_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok());
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level.unwrap_or(LevelFilter::INFO)).with_target(false);
     // A second start, by a program that has a log of its own, keeps the first.
     let _ = match format {
         Format::Text => {
             let colour = !is_child && std::io::IsTerminal::is_terminal(&std::io::stderr());
             builder.with_ansi(colour).with_writer(std::io::stderr).try_init()
         }
-        Format::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_writer(Named(service.into()))
-            .try_init(),
+        Format::Json => builder.json().flatten_event(true).with_writer(Named(service.into())).try_init(),
     };
 }
 

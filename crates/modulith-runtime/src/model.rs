@@ -26,17 +26,12 @@ pub struct ModuleModel {
 
 impl AppModel {
     pub(crate) fn of(name: &'static str, modules: &[Module]) -> Self {
-        Self {
-            name,
-            modules: modules.iter().map(ModuleModel::of).collect(),
-        }
+        Self { name, modules: modules.iter().map(ModuleModel::of).collect() }
     }
 
     /// The module that serves a contract.
     pub fn provider(&self, contract: &str) -> Option<&ModuleModel> {
-        self.modules
-            .iter()
-            .find(|module| module.contracts.iter().any(|served| served.name == contract))
+        self.modules.iter().find(|module| module.contracts.iter().any(|served| served.name == contract))
     }
 }
 
@@ -52,11 +47,7 @@ impl ModuleModel {
         }
         Self {
             name: module.name,
-            contracts: module
-                .serves
-                .iter()
-                .map(|served| served.contract.clone())
-                .collect(),
+            contracts: module.serves.iter().map(|served| served.contract.clone()).collect(),
             needs: module.needs.clone(),
             plans,
             plan_problems,

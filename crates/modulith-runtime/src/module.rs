@@ -82,11 +82,7 @@ impl Module {
 
     /// A saga that this module begins.
     pub fn saga<S: Saga>(mut self) -> Self {
-        self.plans.push(PlanEntry {
-            name: S::NAME,
-            saga: TypeId::of::<S>(),
-            plan: PlanModel::of::<S>(),
-        });
+        self.plans.push(PlanEntry { name: S::NAME, saga: TypeId::of::<S>(), plan: PlanModel::of::<S>() });
         self
     }
 
@@ -122,10 +118,8 @@ impl Setup<'_> {
     ///
     /// A missing, unknown or ill-typed key, by name. Put `#[serde(deny_unknown_fields)]` on `T`.
     pub fn config<T: DeserializeOwned>(&self, module: &'static str) -> Result<T, SetupError> {
-        T::deserialize((self.module)(module)).map_err(|error| SetupError {
-            module,
-            message: error.message().trim().to_owned(),
-        })
+        T::deserialize((self.module)(module))
+            .map_err(|error| SetupError { module, message: error.message().trim().to_owned() })
     }
 }
 

@@ -29,10 +29,7 @@ impl App {
     pub async fn mount(self, data: impl AsRef<Path>) -> Result<Mounted, StartError> {
         let topology = self.topology(None)?;
         let host = Host::start(&self, &topology, self.name, data.as_ref()).await?;
-        Ok(Mounted {
-            host,
-            drain: topology.gateway.drain(),
-        })
+        Ok(Mounted { host, drain: topology.gateway.drain() })
     }
 }
 
@@ -41,12 +38,7 @@ impl Mounted {
     /// [`Mounted::missing`].
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let edge = self.host.edge().map_request(without_extensions);
-        let own = self
-            .host
-            .routes
-            .iter()
-            .map(|(prefix, _)| prefix)
-            .filter(|prefix| !HEALTH.contains(prefix));
+        let own = self.host.routes.iter().map(|(prefix, _)| prefix).filter(|prefix| !HEALTH.contains(prefix));
         own.fold(Router::new(), |router, prefix| {
             router
                 .route_service(prefix, edge.clone())

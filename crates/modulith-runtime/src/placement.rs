@@ -99,15 +99,9 @@ impl fmt::Display for Lines<'_> {
 /// Every module whose data is elsewhere; a file that cannot be read or written.
 pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Result<(), PlacementError> {
     let lock_path = data.join(LOCK);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path);
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
     // Let go when the file is closed, also by a crash.
-    let _lock = lock
-        .and_then(|lock| lock.lock().map(|()| lock))
-        .map_err(|error| at(&lock_path, error))?;
+    let _lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|error| at(&lock_path, error))?;
 
     let file = data.join(FILE);
     let found = read(&file)?;
@@ -115,10 +109,7 @@ pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Re
         refuse_lost(data, &file, topology)?;
     }
     let is_new = found.is_none();
-    let mut placement = found.unwrap_or_else(|| Placement {
-        format: FORMAT,
-        modules: BTreeMap::new(),
-    });
+    let mut placement = found.unwrap_or_else(|| Placement { format: FORMAT, modules: BTreeMap::new() });
     let mut moved = Vec::new();
     let mut added = 0;
     for module in &model.modules {
@@ -150,36 +141,24 @@ pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Re
 }
 
 fn read(file: &Path) -> Result<Option<Placement>, PlacementError> {
-    let unreadable = |reason: String| PlacementError::Unreadable {
-        file: file.to_owned(),
-        reason,
-    };
+    let unreadable = |reason: String| PlacementError::Unreadable { file: file.to_owned(), reason };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error.to_string())),
     };
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| unreadable(one_line(error.message())))?;
+    let table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| unreadable(one_line(error.message())))?;
     // Asked first: a newer format may have other fields.
-    match table
-        .get("format")
-        .and_then(toml::Value::as_integer)
-        .and_then(|format| u32::try_from(format).ok())
+    match table.get("format").and_then(toml::Value::as_integer).and_then(|format| u32::try_from(format).ok())
     {
         Some(FORMAT) => {}
         Some(format) if format > FORMAT => {
-            return Err(PlacementError::Newer {
-                file: file.to_owned(),
-                format,
-            });
+            return Err(PlacementError::Newer { file: file.to_owned(), format });
         }
         _ => return Err(unreadable(format!("`format` is not {FORMAT}"))),
     }
-    Placement::deserialize(table)
-        .map(Some)
-        .map_err(|error| unreadable(one_line(error.message())))
+    Placement::deserialize(table).map(Some).map_err(|error| unreadable(one_line(error.message())))
 }
 
 fn one_line(text: &str) -> String {
@@ -188,18 +167,12 @@ fn one_line(text: &str) -> String {
 
 /// Without the file, a database that the topology does not name is the data of another topology.
 fn refuse_lost(data: &Path, file: &Path, topology: &Topology) -> Result<(), PlacementError> {
-    let named: Vec<PathBuf> = topology
-        .services
-        .iter()
-        .map(|service| relative(data, service.database_file()))
-        .collect();
+    let named: Vec<PathBuf> =
+        topology.services.iter().map(|service| relative(data, service.database_file())).collect();
     for entry in std::fs::read_dir(data).map_err(|error| at(data, error))? {
         let name = PathBuf::from(entry.map_err(|error| at(data, error))?.file_name());
         if name.extension().is_some_and(|extension| extension == "db") && !named.contains(&name) {
-            return Err(PlacementError::Lost {
-                file: file.to_owned(),
-                database: name,
-            });
+            return Err(PlacementError::Lost { file: file.to_owned(), database: name });
         }
     }
     Ok(())
@@ -210,10 +183,7 @@ fn relative(data: &Path, database: PathBuf) -> PathBuf {
     if database.is_relative() {
         return database;
     }
-    let inside = data
-        .canonicalize()
-        .ok()
-        .and_then(|data| Some(database.strip_prefix(data).ok()?.to_owned()));
+    let inside = data.canonicalize().ok().and_then(|data| Some(database.strip_prefix(data).ok()?.to_owned()));
     inside.unwrap_or(database)
 }
 
@@ -234,10 +204,7 @@ fn write(data: &Path, file: &Path, placement: &Placement) -> Result<(), Placemen
 }
 
 fn at(path: &Path, error: io::Error) -> PlacementError {
-    PlacementError::Io {
-        path: path.to_owned(),
-        error,
-    }
+    PlacementError::Io { path: path.to_owned(), error }
 }
 
 #[cfg(test)]

@@ -36,9 +36,7 @@ pub(crate) async fn monolith(
     listen: &str,
     control: Control,
 ) -> Result<(), StartError> {
-    let stop = control
-        .stop_token()
-        .map_err(|error| listen_error("signals", error))?;
+    let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
     let host = Host::start(app, topology, &topology.services[0].name, data).await?;
     let (listener, address) = bind(listen).await?;
     if !control.is_controlled() {
@@ -46,11 +44,7 @@ pub(crate) async fn monolith(
     }
     let url = format!("http://{address}");
     let health = host.health();
-    tokio::spawn(async move {
-        control
-            .announce(|| health.missing(), || ready(control, &url))
-            .await
-    });
+    tokio::spawn(async move { control.announce(|| health.missing(), || ready(control, &url)).await });
     let drain = topology.gateway.drain();
     let connections = CancellationToken::new();
     let served = tokio::spawn(serve(listener, host.edge(), connections.clone()));
@@ -72,21 +66,14 @@ pub(crate) async fn service(
     data: &Path,
     control: Control,
 ) -> Result<(), StartError> {
-    let stop = control
-        .stop_token()
-        .map_err(|error| listen_error("signals", error))?;
+    let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
     let host = Host::start(app, topology, name, data).await?;
     let section = topology.service(name).expect("the host has started it");
     let address = topology.listen_address(section, data);
-    topology
-        .make_socket_folders(data)
-        .map_err(|error| listen_error(&address.to_string(), error))?;
+    topology.make_socket_folders(data).map_err(|error| listen_error(&address.to_string(), error))?;
     let listener = modulith_transport::Listener::bind(&address)
         .await
-        .map_err(|error| StartError::Listen {
-            address: address.to_string(),
-            error,
-        })?;
+        .map_err(|error| StartError::Listen { address: address.to_string(), error })?;
     let health = host.health();
     let (said, service) = (address.to_string(), host.name.clone());
     tokio::spawn(async move {
@@ -131,17 +118,9 @@ async fn wind_down(host: Host, drain: Duration, control: Control, connections: i
     host.begin_stop();
     let until = Instant::now() + drain;
     if tokio::time::timeout(drain, connections).await.is_err() {
-        tracing::warn!(
-            "requests were still running after {} s and are cut",
-            drain.as_secs()
-        );
+        tracing::warn!("requests were still running after {} s and are cut", drain.as_secs());
     }
-    host.stop(
-        until
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(100)),
-    )
-    .await;
+    host.stop(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100))).await;
 }
 
 fn ready(control: Control, url: &str) {
@@ -150,19 +129,12 @@ fn ready(control: Control, url: &str) {
 }
 
 fn listen_error(address: &str, error: std::io::Error) -> StartError {
-    StartError::Listen {
-        address: address.to_owned(),
-        error,
-    }
+    StartError::Listen { address: address.to_owned(), error }
 }
 
 async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| listen_error(listen, error))?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| listen_error(listen, error))?;
+    let listener = TcpListener::bind(listen).await.map_err(|error| listen_error(listen, error))?;
+    let address = listener.local_addr().map_err(|error| listen_error(listen, error))?;
     Ok((listener, address))
 }
 
@@ -174,37 +146,22 @@ pub(crate) async fn gateway(
     listen: &str,
     control: Control,
 ) -> Result<(), StartError> {
-    let stop = control
-        .stop_token()
-        .map_err(|error| listen_error("signals", error))?;
+    let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
     let (_, model) = app.declare(topology)?;
     let keys = Keys::load_or_create(data)?;
-    let doors: Vec<Door> = topology
-        .services
-        .iter()
-        .map(|service| Door::of(service, topology, data))
-        .collect();
+    let doors: Vec<Door> =
+        topology.services.iter().map(|service| Door::of(service, topology, data)).collect();
     let mut routes = Vec::new();
     for (service, door) in topology.services.iter().zip(&doors) {
-        let hosted = model
-            .modules
-            .iter()
-            .filter(|module| service.modules.iter().any(|name| name == module.name));
+        let hosted =
+            model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name));
         for module in hosted {
             let target = || Target::Service(Arc::from([door.upstream.clone()]));
-            routes.extend(
-                module
-                    .prefixes
-                    .iter()
-                    .map(|prefix| ((*prefix).to_owned(), target())),
-            );
+            routes.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), target())));
             routes.push((format!("/admin/{}", module.name), target()));
         }
     }
-    let doors = Arc::new(Doors {
-        doors,
-        token: keys.internal.clone(),
-    });
+    let doors = Arc::new(Doors { doors, token: keys.internal.clone() });
     let alive = Router::new().route("/healthz", get(|| async { "alive\n" }));
     let readyz = Router::new().route(
         "/readyz",
@@ -237,10 +194,7 @@ pub(crate) async fn gateway(
     tracing::info!("stopping");
     control.tell("stopping");
     connections.cancel();
-    if tokio::time::timeout(topology.gateway.drain(), served)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(topology.gateway.drain(), served).await.is_err() {
         tracing::warn!(
             "requests were still running after {} s and are cut",
             topology.gateway.drain().as_secs()
@@ -261,10 +215,7 @@ impl Door {
             modulith_transport::Address::Tcp(host) => Address::Tcp(host),
             modulith_transport::Address::Unix(path) => Address::Unix(path),
         };
-        Self {
-            name: service.name.clone(),
-            upstream: Upstream::new(address),
-        }
+        Self { name: service.name.clone(), upstream: Upstream::new(address) }
     }
 }
 
@@ -275,9 +226,7 @@ struct Doors {
 
 impl Doors {
     async fn ask(&self, door: &Door, path: &str) -> Response {
-        let request = Request::get(path)
-            .body(Body::empty())
-            .expect("a constant path is a path");
+        let request = Request::get(path).body(Body::empty()).expect("a constant path is a path");
         let context = Context {
             deadline: Some(Instant::now() + HEALTH_TIME_MAX),
             ..Context::background("gateway-health")
@@ -299,16 +248,9 @@ impl Doors {
                 Some(body) => body.missing,
                 None => vec!["does not answer".to_owned()],
             };
-            missing
-                .into_iter()
-                .map(|what| format!("service `{}`: {what}", door.name))
-                .collect()
+            missing.into_iter().map(|what| format!("service `{}`: {what}", door.name)).collect()
         });
-        futures_util::future::join_all(asked)
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn saga_counts(&self) -> Response {

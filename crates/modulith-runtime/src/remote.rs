@@ -28,10 +28,7 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(services: Vec<(String, Peer)>, of_contract: BTreeMap<&'static str, usize>) -> Self {
-        Self {
-            services,
-            of_contract,
-        }
+        Self { services, of_contract }
     }
 
     pub(crate) fn of(&self, contract: &str) -> Option<usize> {
@@ -42,10 +39,7 @@ impl Peers {
     pub(crate) fn missing(&self) -> Vec<(String, String)> {
         let lost = self.services.iter().filter(|(_, peer)| !peer.is_connected());
         lost.map(|(name, peer)| {
-            (
-                name.clone(),
-                peer.last_error().unwrap_or_else(|| "not connected yet".into()),
-            )
+            (name.clone(), peer.last_error().unwrap_or_else(|| "not connected yet".into()))
         })
         .collect()
     }
@@ -84,10 +78,7 @@ impl Peers {
         priority: Priority,
     ) -> Result<Told, CallFault> {
         let (name, peer) = &self.services[service];
-        let answer = peer
-            .call(deadline, priority, payload)
-            .await
-            .map_err(|fault| fault_of(name, fault))?;
+        let answer = peer.call(deadline, priority, payload).await.map_err(|fault| fault_of(name, fault))?;
         match decode(&answer) {
             Ok(Told::NotRun(not_run)) => Err(not_run.into()),
             Ok(Told::Unknown(unknown)) => Err(unknown.into()),
@@ -141,24 +132,19 @@ impl RemoteLink {
         let context = Context::current();
         let deadline = context.deadline_or_default();
         let kind = call.kind;
-        let payload: bytes::Bytes = encode(&self.envelope(call, &context))
-            .map_err(NotRun::from)?
-            .into();
+        let payload: bytes::Bytes = encode(&self.envelope(call, &context)).map_err(NotRun::from)?.into();
         let mut pause = PAUSE_FIRST;
         // Once an attempt is unknown, a later one that was refused a place says nothing about it.
         let mut unknown: Option<Unknown> = None;
         for attempt in 1.. {
-            let fault = match self
-                .peers
-                .send(self.service, payload.clone(), deadline, Priority::Ordinary)
-                .await
-            {
-                Ok(Told::Outcome(outcome)) => return Ok(outcome),
-                Ok(_) => {
-                    Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()
-                }
-                Err(fault) => fault,
-            };
+            let fault =
+                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await {
+                    Ok(Told::Outcome(outcome)) => return Ok(outcome),
+                    Ok(_) => {
+                        Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()
+                    }
+                    Err(fault) => fault,
+                };
             let again =
                 may_repeat(kind, &fault) && attempt < ATTEMPTS_MAX && Instant::now() + pause < deadline;
             if let CallFault::Unknown(fault) = &fault {
@@ -179,16 +165,8 @@ impl RemoteLink {
     fn envelope(&self, call: RemoteCall, context: &Context) -> Envelope {
         let (contract, method, request) = (call.contract.to_owned(), call.method.to_owned(), call.request);
         let ask = match (call.kind, call.key) {
-            (Kind::Query, _) => Ask::Query {
-                contract,
-                method,
-                request,
-            },
-            (Kind::Effect, _) => Ask::Call {
-                contract,
-                method,
-                request,
-            },
+            (Kind::Query, _) => Ask::Query { contract, method, request },
+            (Kind::Effect, _) => Ask::Call { contract, method, request },
             (Kind::Command, Some(key)) => Ask::Command {
                 key: client_step_key(&key, &contract, &method),
                 hash: key.body[..16].try_into().expect("16 bytes of 32"),
@@ -206,11 +184,7 @@ impl RemoteLink {
                 request,
             },
         };
-        Envelope {
-            ask,
-            principal: context.principal.clone(),
-            request_id: context.request_id.to_string(),
-        }
+        Envelope { ask, principal: context.principal.clone(), request_id: context.request_id.to_string() }
     }
 }
 
@@ -257,19 +231,13 @@ impl Handler for Answers {
             request_id: envelope.request_id.into(),
             key: None,
         };
-        if let Ask::Query {
-            contract,
-            method,
-            request,
-        } = &envelope.ask
+        if let Ask::Query { contract, method, request } = &envelope.ask
             && !self.hosted.is_heavy(contract, method)
         {
             return Handled::Now(told_bytes(&self.hosted.query(contract, method, request)));
         }
         let hosted = self.hosted.clone();
-        Handled::Later(Box::pin(async move {
-            told_bytes(&hosted.answer(envelope.ask, context).await)
-        }))
+        Handled::Later(Box::pin(async move { told_bytes(&hosted.answer(envelope.ask, context).await) }))
     }
 }
 
@@ -279,9 +247,7 @@ fn told_bytes(told: &Told) -> Result<bytes::Bytes, Rejection> {
         // The call may have run, so this cannot be a rejection.
         Err(Fault { message, .. }) => {
             let told = Told::Unknown(Unknown::new(UnknownReason::Unreadable, message));
-            encode(&told)
-                .map(Into::into)
-                .map_err(|fault| Rejection::new(fault.message))
+            encode(&told).map(Into::into).map_err(|fault| Rejection::new(fault.message))
         }
     }
 }
@@ -303,11 +269,7 @@ fn declared(peer: &HelloInfo, ask: &Ask) -> Result<(), String> {
 
 /// What this service says about itself.
 pub(crate) fn about(serves: &[ContractModel], needs: &[ContractModel]) -> Result<bytes::Bytes, Fault> {
-    encode(&About {
-        serves: facts(serves),
-        needs: facts(needs),
-    })
-    .map(Into::into)
+    encode(&About { serves: facts(serves), needs: facts(needs) }).map(Into::into)
 }
 
 fn facts(contracts: &[ContractModel]) -> Vec<ContractFacts> {

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Fault, NotRun, NotRunReason, Outcome, PlanModel,
-    SagaCalls, SagaEnd, SagaRefused, SagaState, UndoModel, Unknown, UnknownReason, crash_point,
+    SagaCalls, SagaEnd, SagaRefused, UndoModel, Unknown, UnknownReason, crash_point,
 };
 use modulith_data::inbox::{SealEnd, UndoEnd};
 use modulith_data::saga::{
-    Begun, Heard, Next, OpenSaga, Place, Run, RunEnd, SagaId, SagaTable, StepDone, Stored, Walk, run_steps,
+    Begun, Heard, NewSaga, Next, OpenSaga, Place, Run, RunEnd, SagaId, SagaTable, StepDone, Stored, Walk,
+    run_steps,
 };
 use modulith_data::{Session, sqlite::Database};
 use modulith_transport::Priority;
@@ -114,16 +115,10 @@ impl Sagas {
 
     /// Walks every saga again that has not ended, a bounded number at once.
     pub(crate) async fn sweep(self: &Arc<Self>) -> Result<(), CallFault> {
-        let open = self
-            .database()
-            .read_framework(|db| self.table.open(db, i64::MAX))?
-            .map_err(NotRun::from)?;
+        let open =
+            self.database().read_framework(|db| self.table.open(db, i64::MAX))?.map_err(NotRun::from)?;
         if !open.is_empty() {
-            tracing::info!(
-                module = self.module,
-                sagas = open.len(),
-                "walking unfinished sagas again"
-            );
+            tracing::info!(module = self.module, sagas = open.len(), "walking unfinished sagas again");
         }
         let at_once = Arc::new(Semaphore::new(SWEPT_AT_ONCE));
         for saga in open {
@@ -137,44 +132,25 @@ impl Sagas {
         let known = self
             .plans
             .get(&*saga.plan)
-            .filter(|plan| i64::from(plan.version) == saga.version && plan.fingerprint() == saga.fingerprint);
+            .filter(|plan| i64::from(plan.version) == saga.version && plan.fingerprint == saga.fingerprint);
         let Some(plan) = known.cloned() else {
-            let reason = format!(
-                "no plan `{}` version {} of this structure in this build",
-                saga.plan, saga.version
-            );
-            tracing::error!(
-                module = self.module,
-                saga = saga.id.seq,
-                "{reason}; the saga is left alone"
-            );
+            let reason =
+                format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version);
+            tracing::error!(module = self.module, saga = saga.id.seq, "{reason}; the saga is left alone");
             return self.mark(saga.id, reason).await;
         };
         let sagas = self.clone();
         let id = saga.id;
         // Counted before it runs, so that a saga which kills the process is seen to do so.
-        self.database()
-            .write_reserved(move |session| sagas.table.attempt(session, id))
-            .await?;
+        self.database().write_reserved(move |session| sagas.table.attempt(session, id)).await?;
         let input = (plan.decode_input)(&saga.input).map_err(NotRun::from)?;
-        let facts = Facts {
-            input: Arc::new(input),
-            answers: vec![None; plan.steps.len()],
-        };
+        let facts = Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] };
         let walk = match saga.frontier {
             Some(frontier) => Walk::backward(plan.clone(), frontier),
             None => Walk::forward(plan.clone()),
         };
-        let drive = Drive {
-            sagas: self.clone(),
-            id,
-            plan,
-            facts,
-            walk,
-            begin: None,
-            end: saga.answer,
-            reply: None,
-        };
+        let drive =
+            Drive { sagas: self.clone(), id, plan, facts, walk, begin: None, end: saga.answer, reply: None };
         self.walks.spawn(async move {
             drive.run().await;
             drop(place);
@@ -184,18 +160,13 @@ impl Sagas {
 
     async fn mark(self: &Arc<Self>, id: SagaId, reason: String) -> Result<(), CallFault> {
         let sagas = self.clone();
-        self.database()
-            .write_reserved(move |session| sagas.table.attention(session, id, &reason))
-            .await
+        self.database().write_reserved(move |session| sagas.table.attention(session, id, &reason)).await
     }
 
     /// Deletes sagas whose retention is over.
     pub(crate) async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
         let sagas = self.clone();
-        self.database()
-            .write(None, move |session| sagas.table.prune(session))
-            .await
-            .map(drop)
+        self.database().write(None, move |session| sagas.table.prune(session)).await.map(drop)
     }
 
     async fn start_one(
@@ -206,10 +177,7 @@ impl Sagas {
     ) -> Result<SagaEnd, CallFault> {
         let deadline = Context::current().deadline_or_default();
         let plan = self.plans.get(plan).cloned().ok_or_else(|| {
-            NotRun::new(
-                NotRunReason::Incompatible,
-                format!("module `{}` has no plan `{plan}`", self.module),
-            )
+            NotRun::new(NotRunReason::Incompatible, format!("module `{}` has no plan `{plan}`", self.module))
         })?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             NotRun::new(
@@ -217,20 +185,15 @@ impl Sagas {
                 format!("{SAGAS_IN_FLIGHT_MAX} sagas of `{}` are in flight", self.module),
             )
         })?;
-        let begin = Begin {
-            input: Arc::new((plan.encode_input)(input.as_ref()).map_err(NotRun::from)?),
-            key,
-        };
+        let begin =
+            Begin { input: Arc::new((plan.encode_input)(input.as_ref()).map_err(NotRun::from)?), key };
         let (reply, answer) = oneshot::channel();
         let drive = Drive {
             id: SagaId {
                 src: self.database().identity().id,
                 seq: self.next_seq.fetch_add(1, Ordering::Relaxed),
             },
-            facts: Facts {
-                input: Arc::new(input),
-                answers: vec![None; plan.steps.len()],
-            },
+            facts: Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] },
             walk: Walk::forward(plan.clone()),
             plan,
             begin: Some(begin),
@@ -244,11 +207,9 @@ impl Sagas {
         });
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(end)) => end,
-            Ok(Err(_)) => Err(Unknown::new(
-                UnknownReason::CommitLost,
-                "the saga's walk ended without an answer",
-            )
-            .into()),
+            Ok(Err(_)) => {
+                Err(Unknown::new(UnknownReason::CommitLost, "the saga's walk ended without an answer").into())
+            }
             Err(_) => {
                 Err(Unknown::new(UnknownReason::Deadline, "the saga goes on behind the deadline").into())
             }
@@ -269,19 +230,9 @@ impl SagaCalls for SagaLink {
         Box::pin(self.0.clone().start_one(plan, input, key))
     }
 
-    fn find(&self, _plan: &'static str, key: ClientKey) -> Result<SagaState<Vec<u8>>, NotRun> {
-        let found = self
-            .0
-            .database()
-            .read_framework(|db| self.0.table.find(db, &key))??;
-        Ok(match found {
-            None => SagaState::Unused,
-            Some(Stored::KeyReused) => SagaState::KeyReused,
-            Some(Stored::Running) => SagaState::Running,
-            Some(Stored::Ended(SagaEnd::Done(answer))) => SagaState::Done(answer),
-            Some(Stored::Ended(SagaEnd::Refused(refused))) => SagaState::Refused(refused),
-            Some(Stored::Ended(SagaEnd::Aborted(not_run))) => SagaState::Aborted(not_run),
-        })
+    fn find(&self, key: ClientKey) -> Result<Option<SagaEnd>, NotRun> {
+        let found = self.0.database().read_framework(|db| self.0.table.find(db, &key))??;
+        found.map(Stored::into_end).transpose()
     }
 }
 
@@ -335,10 +286,8 @@ impl Drive {
             if heard == Heard::Nothing {
                 if tries >= ATTENTION_AFTER && !marked {
                     marked = true;
-                    let reason = format!(
-                        "step {} has had no certain answer {tries} times",
-                        self.walk.frontier()
-                    );
+                    let reason =
+                        format!("step {} has had no certain answer {tries} times", self.walk.frontier());
                     if let Err(fault) = self.sagas.mark(self.id, reason).await {
                         tracing::error!(saga = self.id.seq, "cannot mark for attention: {fault}");
                     }
@@ -352,24 +301,14 @@ impl Drive {
     }
 
     fn pause(&self, tries: u32) -> Duration {
-        let max = if self.reply.is_some() {
-            PAUSE_MAX_BEFORE_PIVOT
-        } else {
-            PAUSE_MAX
-        };
+        let max = if self.reply.is_some() { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
         jittered(PAUSE_FIRST.saturating_mul(1 << tries.min(10)).min(max))
     }
 
     async fn step(&mut self, next: Next) -> Step {
         // The saga's row comes before any remote step or effect; before a run here, it goes with it.
         if self.begin.is_some()
-            && !matches!(
-                next,
-                Next::Run {
-                    place: Place::Here,
-                    ..
-                }
-            )
+            && !matches!(next, Next::Run { place: Place::Here, .. })
             && !self.record_begin().await
         {
             return Step::Over;
@@ -380,17 +319,11 @@ impl Drive {
         crash_at("before");
         let heard = match next {
             Next::Over => return Step::Over,
-            Next::Run {
-                steps,
-                place: Place::Here,
-            } => match self.run_here(steps).await {
+            Next::Run { steps, place: Place::Here } => match self.run_here(steps).await {
                 Some(heard) => heard,
                 None => return Step::Over,
             },
-            Next::Run {
-                steps,
-                place: Place::Peer(peer),
-            } => self.run_there(steps, peer).await,
+            Next::Run { steps, place: Place::Peer(peer) } => self.run_there(steps, peer).await,
             Next::Effect { step, place } => self.effect(step, place).await,
             Next::Seal { step, place } => self.seal(step, place).await,
             Next::Turn { frontier } => self.turn(frontier).await,
@@ -408,9 +341,8 @@ impl Drive {
         };
         let (sagas, plan, id) = (self.sagas.clone(), self.plan.clone(), self.id);
         let work = move |session: &mut dyn Session| {
-            sagas
-                .table
-                .begin(session, id, &plan, &begin.input, begin.key.as_ref())
+            let new = NewSaga { id, plan: &plan, input: &begin.input, key: begin.key.as_ref() };
+            sagas.table.begin(session, &new)
         };
         let begun = self.sagas.database().write(None, work).await;
         match begun {
@@ -458,11 +390,7 @@ impl Drive {
                 return None;
             }
             Err(fault) => {
-                tracing::warn!(
-                    saga = self.id.seq,
-                    plan = self.plan.name,
-                    "run {steps:?}: {fault}"
-                );
+                tracing::warn!(saga = self.id.seq, plan = self.plan.name, "run {steps:?}: {fault}");
                 return Some(Heard::Nothing);
             }
         };
@@ -503,10 +431,7 @@ impl Drive {
 
     async fn run_there(&mut self, steps: Range<usize>, peer: usize) -> Heard {
         if steps.len() > 1 {
-            match self
-                .ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary)
-                .await
-            {
+            match self.ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary).await {
                 Ok(Told::PlanUnknown) => {}
                 told => return self.told(steps, told),
             }
@@ -533,7 +458,7 @@ impl Drive {
         Ask::Run {
             plan: self.plan.name.to_owned(),
             version: self.plan.version,
-            fingerprint: self.plan.fingerprint(),
+            fingerprint: self.plan.fingerprint,
             id: self.id,
             first: steps.start,
             last: steps.end,
@@ -546,9 +471,7 @@ impl Drive {
 
     fn request(&self, step: usize) -> Result<Vec<u8>, Fault> {
         let model = &self.plan.steps[step];
-        let request = model.request(self.facts.input.as_ref().as_ref(), |step| {
-            known(&self.facts, step)
-        })?;
+        let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
         (model.codec.encode_request)(request.as_ref())
     }
 
@@ -564,9 +487,7 @@ impl Drive {
             key: self.id.key(step),
             request,
         };
-        let told = self
-            .ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary)
-            .await;
+        let told = self.ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary).await;
         self.told(step..step + 1, told)
     }
 
@@ -589,10 +510,8 @@ impl Drive {
                 self.end = Some(aborted(&self.plan, step));
                 Heard::Sealed(step)
             }
-            Ok(_) => self.nothing(
-                step,
-                &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into(),
-            ),
+            Ok(_) => self
+                .nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
             Err(fault) => self.nothing(step, &fault),
         }
     }
@@ -602,10 +521,8 @@ impl Drive {
             match (self.plan.steps[step].codec.decode_answer)(&stored) {
                 Ok(answer) => self.facts.answers[step] = Some(Arc::new(StepDone { answer, stored })),
                 Err(fault) => {
-                    return self.nothing(
-                        step,
-                        &Unknown::new(UnknownReason::Unreadable, fault.message).into(),
-                    );
+                    return self
+                        .nothing(step, &Unknown::new(UnknownReason::Unreadable, fault.message).into());
                 }
             }
         }
@@ -614,20 +531,12 @@ impl Drive {
 
     fn nothing(&self, step: usize, fault: &CallFault) -> Heard {
         let step = self.plan.steps[step].name;
-        tracing::warn!(
-            saga = self.id.seq,
-            plan = self.plan.name,
-            step,
-            "no certain answer: {fault}"
-        );
+        tracing::warn!(saga = self.id.seq, plan = self.plan.name, step, "no certain answer: {fault}");
         Heard::Nothing
     }
 
     async fn seal(&mut self, step: usize, place: Place) -> Heard {
-        let ask = Ask::Seal {
-            contract: self.plan.steps[step].contract.to_owned(),
-            key: self.id.key(step),
-        };
+        let ask = Ask::Seal { contract: self.plan.steps[step].contract.to_owned(), key: self.id.key(step) };
         match self.ask_at(place, ask, STEP_TIME_MAX, Priority::Reserved).await {
             Ok(Told::Seal(SealEnd::Sealed)) => {
                 self.end = Some(aborted(&self.plan, step));
@@ -670,11 +579,7 @@ impl Drive {
             key: self.id.key(step),
             by_key,
         };
-        let time = if by_key {
-            EFFECT_STEP_TIME_MAX
-        } else {
-            STEP_TIME_MAX
-        };
+        let time = if by_key { EFFECT_STEP_TIME_MAX } else { STEP_TIME_MAX };
         match self.ask_at(place, ask, time, Priority::Reserved).await {
             Ok(Told::Undo(UndoEnd::Undone | UndoEnd::NothingDone)) => Heard::Undone,
             Ok(_) => Heard::Nothing,
@@ -692,12 +597,7 @@ impl Drive {
             (None, false) => aborted(&self.plan, self.walk.frontier().min(self.plan.steps.len() - 1)),
         };
         let (sagas, id) = (self.sagas.clone(), self.id);
-        match self
-            .sagas
-            .database()
-            .write_reserved(move |session| sagas.table.end(session, id, &end))
-            .await
-        {
+        match self.sagas.database().write_reserved(move |session| sagas.table.end(session, id, &end)).await {
             Ok(()) => Heard::Ended,
             Err(fault) => self.nothing(self.plan.pivot, &fault),
         }
@@ -730,15 +630,8 @@ impl Drive {
         time: Duration,
         priority: Priority,
     ) -> Result<Told, CallFault> {
-        let envelope = Envelope {
-            ask,
-            principal: None,
-            request_id: self.request_id(),
-        };
-        self.sagas
-            .peers
-            .ask(peer, &envelope, Instant::now() + time, priority)
-            .await
+        let envelope = Envelope { ask, principal: None, request_id: self.request_id() };
+        self.sagas.peers.ask(peer, &envelope, Instant::now() + time, priority).await
     }
 
     fn request_id(&self) -> String {
@@ -746,10 +639,7 @@ impl Drive {
     }
 
     fn refused(&self, step: usize, record: modulith_core::RefusalRecord) -> SagaEnd {
-        SagaEnd::Refused(SagaRefused {
-            step: self.plan.steps[step].name.to_owned(),
-            refusal: record,
-        })
+        SagaEnd::Refused(SagaRefused { step: self.plan.steps[step].name.to_owned(), refusal: record })
     }
 
     fn done_end(&self) -> Option<SagaEnd> {
@@ -798,18 +688,12 @@ fn place_name(plan: &PlanModel, next: &Next) -> String {
 }
 
 fn known(facts: &Facts, step: usize) -> Option<&(dyn Any + Send + Sync)> {
-    facts
-        .answers
-        .get(step)
-        .and_then(Option::as_ref)
-        .map(|answer| answer.answer.as_ref())
+    facts.answers.get(step).and_then(Option::as_ref).map(|answer| answer.answer.as_ref())
 }
 
 fn aborted(plan: &PlanModel, step: usize) -> SagaEnd {
-    let detail = format!(
-        "step `{}` of `{}` could not be reached and was sealed",
-        plan.steps[step].name, plan.name
-    );
+    let detail =
+        format!("step `{}` of `{}` could not be reached and was sealed", plan.steps[step].name, plan.name);
     SagaEnd::Aborted(NotRun::new(NotRunReason::Aborted, detail))
 }
 
@@ -824,66 +708,67 @@ fn local_run(
     steps: Range<usize>,
     begin: Option<&Begin>,
 ) -> Result<LocalRun, Fault> {
-    let table = &sagas.table;
+    let (table, database) = (&sagas.table, &sagas.hosted.modules);
     let input = facts.input.as_ref().as_ref();
-    let record = |session: &mut dyn Session| match begin {
-        Some(begin) => table.begin(session, id, plan, &begin.input, begin.key.as_ref()),
-        None => Ok(Begun::New),
-    };
-    if let Begun::Before(stored) = record(session)? {
-        return Ok(LocalRun::Before(stored));
-    }
     let earlier = |step: usize| known(facts, step);
-    let run = Run {
-        plan,
-        id,
-        steps: steps.clone(),
-        input,
-        known: &earlier,
-        fresh: begin.is_some(),
+    let run = Run { plan, id, steps: steps.clone(), input, known: &earlier, fresh: begin.is_some() };
+    let end = run_steps(session, database, &run)?;
+    let new = begin.map(|begin| NewSaga { id, plan, input: &begin.input, key: begin.key.as_ref() });
+
+    let Some(answer) = answered(plan, facts, &steps, &end) else {
+        // The pivot is still to come: what is recorded is that the saga began.
+        return Ok(match new.map(|new| table.begin(session, &new)).transpose()? {
+            Some(Begun::Before(stored)) => before(session, stored)?,
+            _ => LocalRun::Ran { end, recorded: Recorded::Begun },
+        });
     };
-    let end = run_steps(session, &sagas.hosted.modules, &run)?;
-    let recorded = match &end {
-        RunEnd::Done(done) => {
-            let answer = match plan.answer.checked_sub(steps.start) {
-                Some(here) => done.get(here).map(|step| step.stored.clone()),
-                None => facts.answers[plan.answer]
-                    .as_ref()
-                    .map(|answer| answer.stored.clone()),
-            };
-            match answer.map(SagaEnd::Done) {
-                Some(end) if steps.end == plan.steps.len() => {
-                    table.end(session, id, &end)?;
-                    Recorded::Ended
-                }
-                Some(end) if steps.contains(&plan.pivot) => {
-                    table.answer(session, id, &end)?;
-                    Recorded::Begun
-                }
-                _ => Recorded::Begun,
+    let forward = matches!(end, RunEnd::Done(_));
+    // A run that turned back was rolled back, and a saga that begins with it has nothing else to undo.
+    let is_over = if forward { steps.end == plan.steps.len() } else { begin.is_some() };
+    let recorded = match (is_over, forward) {
+        (true, _) => Recorded::Ended,
+        (false, true) => Recorded::Begun,
+        (false, false) => Recorded::Turned,
+    };
+    match (new, recorded) {
+        (Some(new), _) => {
+            if let Begun::Before(stored) = table.begin_answered(session, &new, &answer, is_over)? {
+                return before(session, stored);
             }
         }
-        RunEnd::Refused { step, .. } | RunEnd::Sealed { step } => {
-            let end = match &end {
-                RunEnd::Refused { step, record } => {
-                    let step = plan.steps[*step].name.to_owned();
-                    SagaEnd::Refused(SagaRefused {
-                        step,
-                        refusal: record.clone(),
-                    })
-                }
-                _ => aborted(plan, *step),
+        (None, Recorded::Ended) => table.end(session, id, &answer)?,
+        (None, Recorded::Begun) => table.answer(session, id, &answer)?,
+        (None, Recorded::Turned) => {
+            let (RunEnd::Refused { step, .. } | RunEnd::Sealed { step }) = end else {
+                unreachable!("only a refusal or a seal turns a saga back");
             };
-            if begin.is_some() {
-                // The rollback took the begin with it, and there is nothing before this run to undo.
-                record(session)?;
-                table.end(session, id, &end)?;
-                Recorded::Ended
-            } else {
-                table.turn(session, id, *step, &end)?;
-                Recorded::Turned
-            }
+            table.turn(session, id, step, &answer)?;
         }
-    };
+    }
     Ok(LocalRun::Ran { end, recorded })
+}
+
+/// What the caller is answered after this run; `None` while the pivot is to come.
+fn answered(plan: &PlanModel, facts: &Facts, steps: &Range<usize>, end: &RunEnd) -> Option<SagaEnd> {
+    match end {
+        RunEnd::Done(_) if steps.end <= plan.pivot => None,
+        RunEnd::Done(done) => {
+            let stored = match plan.answer.checked_sub(steps.start) {
+                Some(here) => &done.get(here)?.stored,
+                None => &facts.answers[plan.answer].as_ref()?.stored,
+            };
+            Some(SagaEnd::Done(stored.clone()))
+        }
+        RunEnd::Refused { step, record } => {
+            let step = plan.steps[*step].name.to_owned();
+            Some(SagaEnd::Refused(SagaRefused { step, refusal: record.clone() }))
+        }
+        RunEnd::Sealed { step } => Some(aborted(plan, *step)),
+    }
+}
+
+/// The client's key stands for another saga, so this one never was.
+fn before(session: &mut dyn Session, stored: Stored) -> Result<LocalRun, Fault> {
+    session.rollback()?;
+    Ok(LocalRun::Before(stored))
 }

@@ -76,24 +76,14 @@ pub(crate) async fn run(
     let args = |service: &str| {
         let mut args: Vec<OsString> = ["--service", service, "--log", log].map(OsString::from).into();
         args.extend(["--data".into(), data.into()]);
-        args.extend(
-            topology_file
-                .into_iter()
-                .flat_map(|file| ["--topology".into(), file.into()]),
-        );
+        args.extend(topology_file.into_iter().flat_map(|file| ["--topology".into(), file.into()]));
         args
     };
     let mut children: Vec<ChildSpec> = (topology.services.iter())
-        .map(|service| ChildSpec {
-            name: service.name.clone(),
-            args: args(&service.name),
-        })
+        .map(|service| ChildSpec { name: service.name.clone(), args: args(&service.name) })
         .collect();
     let gateway = [args(GATEWAY), ["--listen", listen].map(OsString::from).into()].concat();
-    children.push(ChildSpec {
-        name: GATEWAY.to_owned(),
-        args: gateway,
-    });
+    children.push(ChildSpec { name: GATEWAY.to_owned(), args: gateway });
 
     let stop = CancellationToken::new();
     if control.is_controlled() {
@@ -108,11 +98,7 @@ pub(crate) async fn run(
         program: std::env::current_exe()?,
         children,
         drain: topology.gateway.drain(),
-        lines: if log == "json" {
-            Lines::Unchanged
-        } else {
-            Lines::prefixed()
-        },
+        lines: if log == "json" { Lines::Unchanged } else { Lines::prefixed() },
         on_ready,
         stop,
     };
@@ -129,14 +115,7 @@ pub(crate) async fn run(
 ///
 /// The signal handlers cannot be installed; nothing was started then.
 pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> {
-    let SuperviseOptions {
-        program,
-        children,
-        drain,
-        lines,
-        on_ready,
-        stop,
-    } = options;
+    let SuperviseOptions { program, children, drain, lines, on_ready, stop } = options;
     let mut on_ready = Some(on_ready);
     // Before the first child: a signal in between would end this process without them being told.
     let mut signals = Signals::install()?;
@@ -227,10 +206,7 @@ fn stop_at_parents_end(stop: CancellationToken) -> std::io::Result<()> {
         stop.cancel();
     };
     // A thread of its own: a blocked read of standard input would keep the runtime from ending.
-    std::thread::Builder::new()
-        .name("modulith-parent".into())
-        .spawn(wait)
-        .map(drop)
+    std::thread::Builder::new().name("modulith-parent".into()).spawn(wait).map(drop)
 }
 
 type Life = Pin<Box<dyn Future<Output = (usize, Ended)> + Send>>;

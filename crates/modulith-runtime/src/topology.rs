@@ -62,10 +62,7 @@ impl GatewaySection {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self {
-            listen: Address::Tcp(LISTEN_DEFAULT.to_owned()),
-            drain_s: DRAIN_S_DEFAULT,
-        }
+        Self { listen: Address::Tcp(LISTEN_DEFAULT.to_owned()), drain_s: DRAIN_S_DEFAULT }
     }
 }
 
@@ -83,13 +80,7 @@ pub struct ServiceSection {
 
 impl ServiceSection {
     fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            modules: Vec::new(),
-            listen: None,
-            database: None,
-            replicas: 1,
-        }
+        Self { name: name.to_owned(), modules: Vec::new(), listen: None, database: None, replicas: 1 }
     }
 
     /// The database's file relative to the data folder (or absolute, if it was written so), without `.` and
@@ -155,9 +146,7 @@ impl Topology {
 
     /// The service that hosts a module.
     pub fn service_of(&self, module: &str) -> Option<&ServiceSection> {
-        self.services
-            .iter()
-            .find(|service| service.modules.iter().any(|hosted| hosted == module))
+        self.services.iter().find(|service| service.modules.iter().any(|hosted| hosted == module))
     }
 
     /// The section `[module.NAME]`, with `MODULITH_NAME_KEY` from the environment on top: what
@@ -185,10 +174,7 @@ impl Topology {
             let Some(key) = name.strip_prefix(&prefix).filter(|key| !key.is_empty()) else {
                 continue;
             };
-            let in_file = config
-                .keys()
-                .find(|known| known.eq_ignore_ascii_case(key))
-                .cloned();
+            let in_file = config.keys().find(|known| known.eq_ignore_ascii_case(key)).cloned();
             let key = in_file.unwrap_or_else(|| key.to_ascii_lowercase());
             let value = match config.get(&key) {
                 Some(toml::Value::String(_)) => toml::Value::String(value.to_owned()),

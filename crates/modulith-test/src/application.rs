@@ -16,10 +16,7 @@ pub struct Program {
 impl Program {
     /// `path`: usually `env!("CARGO_BIN_EXE_name")`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            topologies: Vec::new(),
-        }
+        Self { path: path.into(), topologies: Vec::new() }
     }
 
     /// A topology by a name for messages; without a file the built-in one.
@@ -46,12 +43,8 @@ impl Program {
             let app = Application::start(&self.path, name, file.as_deref(), &[])
                 .await
                 .with_context(|| (*name).to_owned())?;
-            body(&app)
-                .await
-                .with_context(|| format!("in topology `{name}`"))?;
-            app.stop()
-                .await
-                .with_context(|| format!("stopping topology `{name}`"))?;
+            body(&app).await.with_context(|| format!("in topology `{name}`"))?;
+            app.stop().await.with_context(|| format!("stopping topology `{name}`"))?;
         }
         Ok(())
     }
@@ -80,14 +73,7 @@ impl Application {
         let running = start_program_with(program, file, data.path(), environment).await?;
         let http = Http::new(running.url(), running.admin_token());
         let (program, file) = (program.to_owned(), file.map(Path::to_owned));
-        Ok(Self {
-            topology,
-            program,
-            file,
-            data,
-            running,
-            http,
-        })
+        Ok(Self { topology, program, file, data, running, http })
     }
 
     /// Starts it again on the same data, after [`Application::kill`] or a crash.

@@ -38,22 +38,13 @@ pub struct Response {
 impl Response {
     /// The stable part of a problem's type: `sold-out`.
     pub fn problem(&self) -> &str {
-        self.json["type"]
-            .as_str()
-            .and_then(|kind| kind.rsplit('/').next())
-            .unwrap_or("")
+        self.json["type"].as_str().and_then(|kind| kind.rsplit('/').next()).unwrap_or("")
     }
 }
 
 impl Request {
     pub fn new(method: http::Method, path: impl Into<String>) -> Self {
-        Self {
-            method,
-            path: path.into(),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            admin: false,
-        }
+        Self { method, path: path.into(), headers: Vec::new(), body: Bytes::new(), admin: false }
     }
 
     pub fn get(path: impl Into<String>) -> Self {
@@ -69,8 +60,7 @@ impl Request {
     }
 
     pub fn json(self, json: &Value) -> Self {
-        self.header("content-type", "application/json")
-            .body(json.to_string())
+        self.header("content-type", "application/json").body(json.to_string())
     }
 
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
@@ -102,39 +92,26 @@ impl Request {
 impl Http {
     pub fn new(url: &str, admin: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self {
-            url: url.to_owned(),
-            admin: admin.to_owned(),
-            client,
-        }
+        Self { url: url.to_owned(), admin: admin.to_owned(), client }
     }
 
     /// # Errors
     ///
     /// No whole response came.
     pub async fn send(&self, request: Request) -> anyhow::Result<Response> {
-        let mut builder = http::Request::builder()
-            .method(request.method)
-            .uri(format!("{}{}", self.url, request.path));
+        let mut builder =
+            http::Request::builder().method(request.method).uri(format!("{}{}", self.url, request.path));
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
         }
         if request.admin {
             builder = builder.header("authorization", format!("Bearer {}", self.admin));
         }
-        let response = self
-            .client
-            .request(builder.body(Full::new(request.body))?)
-            .await
-            .context("no response")?;
+        let response =
+            self.client.request(builder.body(Full::new(request.body))?).await.context("no response")?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.context("the response was cut")?.to_bytes();
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Ok(Response {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body,
-            json,
-        })
+        Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body, json })
     }
 }

@@ -5,9 +5,7 @@ use std::fs;
 /// `kill -9`.
 pub fn kill(process: u32) {
     // It may have ended by itself.
-    let _ = std::process::Command::new("kill")
-        .args(["-9", &process.to_string()])
-        .status();
+    let _ = std::process::Command::new("kill").args(["-9", &process.to_string()]).status();
 }
 
 /// The living children of a process, with their command lines.
@@ -24,15 +22,9 @@ pub fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
 
 /// The child that runs `--service NAME`.
 pub fn child_of(parent: u32, service: &str) -> Option<u32> {
-    let runs = |arguments: &[String]| {
-        arguments
-            .windows(2)
-            .any(|pair| pair[0] == "--service" && pair[1] == service)
-    };
-    children(parent)
-        .into_iter()
-        .find(|(_, arguments)| runs(arguments))
-        .map(|(process, _)| process)
+    let runs =
+        |arguments: &[String]| arguments.windows(2).any(|pair| pair[0] == "--service" && pair[1] == service);
+    children(parent).into_iter().find(|(_, arguments)| runs(arguments)).map(|(process, _)| process)
 }
 
 fn parent_of(process: u32) -> Option<u32> {
@@ -40,18 +32,12 @@ fn parent_of(process: u32) -> Option<u32> {
     // The name in parentheses may itself have spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
-    if state == "Z" {
-        None
-    } else {
-        fields.next()?.parse().ok()
-    }
+    if state == "Z" { None } else { fields.next()?.parse().ok() }
 }
 
 fn arguments(process: u32) -> Vec<String> {
     let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0)
-        .map(|part| String::from_utf8_lossy(part).into_owned())
-        .collect()
+    line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 /// A process's memory with shared pages counted in proportion.

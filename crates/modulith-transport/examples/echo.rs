@@ -34,12 +34,8 @@ async fn measure(peer: &Peer, callers: usize, duration: Duration) -> Result<usiz
             let payload = Bytes::from_static(&[7; 100]);
             let mut calls = 0;
             while Instant::now() < end {
-                peer.call(
-                    Instant::now() + Duration::from_secs(5),
-                    Priority::Ordinary,
-                    payload.clone(),
-                )
-                .await?;
+                peer.call(Instant::now() + Duration::from_secs(5), Priority::Ordinary, payload.clone())
+                    .await?;
                 calls += 1;
             }
             Ok::<usize, modulith_transport::CallFault>(calls)
@@ -82,10 +78,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for callers in [1, 2, 4, 16, 64, 256] {
         let started = Instant::now();
         let calls = measure(&peer, callers, Duration::from_secs(1)).await?;
-        println!(
-            "{callers:>4} callers {:>9.0} calls/s",
-            calls as f64 / started.elapsed().as_secs_f64()
-        );
+        println!("{callers:>4} callers {:>9.0} calls/s", calls as f64 / started.elapsed().as_secs_f64());
     }
     shutdown.cancel();
     served.await?;

@@ -28,18 +28,9 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let refuse = |reason| {
-            Err(AddressError {
-                text: text.to_owned(),
-                reason,
-            })
-        };
+        let refuse = |reason| Err(AddressError { text: text.to_owned(), reason });
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                refuse("no path")
-            } else {
-                Ok(Self::Unix(PathBuf::from(path)))
-            };
+            return if path.is_empty() { refuse("no path") } else { Ok(Self::Unix(PathBuf::from(path))) };
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return refuse("no port");
@@ -73,16 +64,8 @@ mod tests {
 
     #[test]
     fn what_is_printed_parses_back() {
-        for text in [
-            "127.0.0.1:7001",
-            "[::1]:7001",
-            "products.internal:80",
-            "unix:/run/products.sock",
-        ] {
-            assert_eq!(
-                text.parse::<Address>().map(|address| address.to_string()),
-                Ok(text.to_owned())
-            );
+        for text in ["127.0.0.1:7001", "[::1]:7001", "products.internal:80", "unix:/run/products.sock"] {
+            assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(text.to_owned()));
         }
     }
 

@@ -135,20 +135,13 @@ impl Connection {
             (state.slots.len() - 1) as u32
         });
         let slot = &mut state.slots[index as usize];
-        slot.waiting = Some(Waiting {
-            frame_from,
-            answer: sender,
-        });
+        slot.waiting = Some(Waiting { frame_from, answer: sender });
         let id = u64::from(slot.generation) << 32 | u64::from(index);
         frame::put_call(&mut state.out.pending, id, priority, remaining_ms, payload);
         if !state.burst {
             self.flush(state);
         }
-        Ok(Submitted {
-            connection: self,
-            id,
-            answer,
-        })
+        Ok(Submitted { connection: self, id, answer })
     }
 
     /// Writes what waits, until it is gone or the socket takes no more. If somebody else is writing, he will
@@ -190,10 +183,7 @@ impl Connection {
 
     /// Ends the connection from this side; calls that wait become unknown.
     pub(crate) fn close(&self) {
-        self.state
-            .lock()
-            .failed
-            .get_or_insert(ConnectionError::ClosedHere);
+        self.state.lock().failed.get_or_insert(ConnectionError::ClosedHere);
         self.task.wake();
     }
 

@@ -68,18 +68,12 @@ pub struct Rejection {
 impl Rejection {
     /// A rejection that says nothing about when to try again.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            retry_after_ms: None,
-        }
+        Self { reason: reason.into(), retry_after_ms: None }
     }
 
     /// A rejection that is worth repeating after this many milliseconds.
     pub fn retry_after(reason: impl Into<String>, retry_after_ms: u32) -> Self {
-        Self {
-            reason: reason.into(),
-            retry_after_ms: Some(retry_after_ms),
-        }
+        Self { reason: reason.into(), retry_after_ms: Some(retry_after_ms) }
     }
 }
 

@@ -134,20 +134,11 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, id: u64, body: &[u8]) {
 }
 
 pub(crate) fn put_text(out: &mut Vec<u8>, kind: Kind, id: u64, text: &str) {
-    put(
-        out,
-        kind,
-        id,
-        &text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)],
-    );
+    put(out, kind, id, &text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
 }
 
 pub(crate) fn put_call(out: &mut Vec<u8>, id: u64, priority: Priority, remaining_ms: u32, payload: &[u8]) {
-    let flags = if priority == Priority::Reserved {
-        RESERVED
-    } else {
-        0
-    };
+    let flags = if priority == Priority::Reserved { RESERVED } else { 0 };
     out.reserve(HEADER + 4 + payload.len());
     put_header(out, Kind::Call, flags, id, 4 + payload.len());
     out.extend_from_slice(&remaining_ms.to_le_bytes());
@@ -186,10 +177,7 @@ impl Frame {
         };
         // Checked before the body arrives: the announced length must never decide how much is held.
         if body_bytes > body_bytes_max {
-            return Err(ConnectionError::FrameTooLarge {
-                bytes: body_bytes,
-                max: body_bytes_max,
-            });
+            return Err(ConnectionError::FrameTooLarge { bytes: body_bytes, max: body_bytes_max });
         }
         let Some(header) = buffer.first_chunk::<HEADER>() else {
             return Ok(None);
@@ -215,12 +203,7 @@ impl Frame {
             buffer.advance(HEADER);
             buffer.split_to(body_bytes).freeze()
         };
-        Ok(Some(Self {
-            kind,
-            priority,
-            id: u64::from_le_bytes(id),
-            body,
-        }))
+        Ok(Some(Self { kind, priority, id: u64::from_le_bytes(id), body }))
     }
 
     /// The body as the text that a person wrote; what is not UTF-8 is replaced, since it is only shown.
@@ -249,10 +232,7 @@ impl Frame {
         let text_at = 4.min(self.body.len());
         let reason = String::from_utf8_lossy(&self.body[text_at..]).into_owned();
         let (retry, _) = self.number_and_rest()?;
-        Ok(Rejection {
-            reason,
-            retry_after_ms: (retry != NO_RETRY).then_some(retry),
-        })
+        Ok(Rejection { reason, retry_after_ms: (retry != NO_RETRY).then_some(retry) })
     }
 
     /// Refuses a body where the kind has none.
@@ -289,12 +269,8 @@ mod tests {
         assert_eq!(
             out,
             [
-                &[
-                    16, 0, 0, 0, 4, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0xdc, 5, 0, 0, b'h', b'i'
-                ][..],
-                &[
-                    18, 0, 0, 0, 6, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, b'f', b'u', b'l', b'l'
-                ],
+                &[16, 0, 0, 0, 4, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0xdc, 5, 0, 0, b'h', b'i'][..],
+                &[18, 0, 0, 0, 6, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, b'f', b'u', b'l', b'l'],
                 &[10, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             ]
             .concat()
@@ -303,14 +279,8 @@ mod tests {
         let mut buffer = BytesMut::from(&out[..]);
         let mut next = || Frame::take(&mut buffer, 100).expect("well formed");
         let call = next().expect("whole");
-        assert_eq!(
-            (call.kind, call.priority, call.id),
-            (Kind::Call, Priority::Reserved, 0x0102)
-        );
-        assert_eq!(
-            call.into_call().expect("a call"),
-            (1500, Bytes::from_static(b"hi"))
-        );
+        assert_eq!((call.kind, call.priority, call.id), (Kind::Call, Priority::Reserved, 0x0102));
+        assert_eq!(call.into_call().expect("a call"), (1500, Bytes::from_static(b"hi")));
         let rejection = next().expect("whole").into_rejection().expect("a rejection");
         assert_eq!(rejection, Rejection::retry_after("full", 7));
         assert_eq!(next().expect("whole").kind, Kind::Ping);
@@ -323,15 +293,9 @@ mod tests {
         put_call(&mut out, 9, Priority::Ordinary, 1, &[5; 9000]);
         for cut in [0, 3, 4, 13, 14, 17, 18, 9000, out.len() - 1] {
             let mut buffer = BytesMut::from(&out[..cut]);
-            assert!(
-                Frame::take(&mut buffer, 10_000).expect("no error yet").is_none(),
-                "cut at {cut}"
-            );
+            assert!(Frame::take(&mut buffer, 10_000).expect("no error yet").is_none(), "cut at {cut}");
             buffer.extend_from_slice(&out[cut..]);
-            assert!(
-                Frame::take(&mut buffer, 10_000).expect("whole").is_some(),
-                "cut at {cut}"
-            );
+            assert!(Frame::take(&mut buffer, 10_000).expect("whole").is_some(), "cut at {cut}");
             assert!(buffer.is_empty());
         }
     }

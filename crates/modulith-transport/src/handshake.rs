@@ -67,22 +67,14 @@ pub(crate) async fn call(
         let frame = hello_frame(Side::Caller, hello, &caller_nonce, &served_nonce)?;
         stream.write_all(&frame).await?;
         let answer = expect(read_frame(stream, &mut inbound).await?, Kind::Hello)?;
-        let other = verify(
-            Side::Served,
-            &hello.token,
-            &answer.body,
-            Some(&caller_nonce),
-            &served_nonce,
-        )
-        .and_then(|body| admitted(body, admit));
+        let other = verify(Side::Served, &hello.token, &answer.body, Some(&caller_nonce), &served_nonce)
+            .and_then(|body| admitted(body, admit));
         match other {
             Ok(other) => Ok(Opened { other, inbound }),
             Err(error) => Err(refuse(stream, error, false).await),
         }
     };
-    timeout(limits.handshake_max, steps)
-        .await
-        .unwrap_or(Err(ConnectionError::HandshakeTimeout))
+    timeout(limits.handshake_max, steps).await.unwrap_or(Err(ConnectionError::HandshakeTimeout))
 }
 
 /// The handshake as the served side. `closing` refuses every caller that has proved itself.
@@ -116,18 +108,14 @@ pub(crate) async fn serve(
             Ok(other) => other,
             Err(error) => return Err(refuse(stream, error, false).await),
         };
-        let caller_nonce: Nonce = said.body[..32]
-            .try_into()
-            .map_err(|_| ConnectionError::Truncated)?;
+        let caller_nonce: Nonce = said.body[..32].try_into().map_err(|_| ConnectionError::Truncated)?;
         match hello_frame(Side::Served, hello, &caller_nonce, &served_nonce) {
             Ok(frame) => stream.write_all(&frame).await?,
             Err(error) => return Err(refuse(stream, error, false).await),
         }
         Ok(Opened { other, inbound })
     };
-    timeout(limits.handshake_max, steps)
-        .await
-        .unwrap_or(Err(ConnectionError::HandshakeTimeout))
+    timeout(limits.handshake_max, steps).await.unwrap_or(Err(ConnectionError::HandshakeTimeout))
 }
 
 fn nonce() -> Result<Nonce, ConnectionError> {
@@ -163,12 +151,7 @@ fn hello_frame(
         Side::Served => [0; 32],
     };
     let mut frame = Vec::new();
-    frame::put(
-        &mut frame,
-        Kind::Hello,
-        0,
-        &[&shown, proof.as_ref(), &body].concat(),
-    );
+    frame::put(&mut frame, Kind::Hello, 0, &[&shown, proof.as_ref(), &body].concat());
     Ok(frame)
 }
 
@@ -199,9 +182,7 @@ fn expect(frame: Frame, kind: Kind) -> Result<Frame, ConnectionError> {
     match frame.kind {
         Kind::Refused => Err(ConnectionError::RefusedByPeer(frame.text())),
         found if found == kind => Ok(frame),
-        _ => Err(ConnectionError::Malformed(
-            "a frame out of order in the handshake",
-        )),
+        _ => Err(ConnectionError::Malformed("a frame out of order in the handshake")),
     }
 }
 
@@ -215,11 +196,7 @@ async fn refuse(stream: &mut Stream, error: ConnectionError, with_preface: bool)
         }
         other => other.to_string(),
     };
-    let mut last = if with_preface {
-        PREFACE.to_vec()
-    } else {
-        Vec::new()
-    };
+    let mut last = if with_preface { PREFACE.to_vec() } else { Vec::new() };
     frame::put_text(&mut last, Kind::Refused, 0, &text);
     let farewell = async {
         stream.write_all(&last).await?;
@@ -261,10 +238,7 @@ async fn read_preface(stream: &mut Stream, inbound: &mut BytesMut) -> Result<(),
             return if theirs == PROTOCOL_VERSION {
                 Ok(())
             } else {
-                Err(ConnectionError::Version {
-                    theirs,
-                    ours: PROTOCOL_VERSION,
-                })
+                Err(ConnectionError::Version { theirs, ours: PROTOCOL_VERSION })
             };
         }
         read_more(stream, inbound).await?;

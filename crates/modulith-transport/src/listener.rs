@@ -31,11 +31,7 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix {
-        socket: UnixListener,
-        path: PathBuf,
-        inode: (u64, u64),
-    },
+    Unix { socket: UnixListener, path: PathBuf, inode: (u64, u64) },
 }
 
 impl Listener {
@@ -97,11 +93,7 @@ async fn bind_tcp(host_port: &str) -> io::Result<TcpListener> {
         .await?
         .next()
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{host_port} has no address")))?;
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -115,11 +107,7 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     let file = std::fs::symlink_metadata(path)?;
     let socket = socket.listen(BACKLOG)?;
-    Ok(Socket::Unix {
-        socket,
-        path: path.to_owned(),
-        inode: (file.dev(), file.ino()),
-    })
+    Ok(Socket::Unix { socket, path: path.to_owned(), inode: (file.dev(), file.ino()) })
 }
 
 async fn remove_stale(path: &Path) -> io::Result<()> {
@@ -128,10 +116,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(file) if !file.file_type().is_socket() => {
-            return refuse(
-                io::ErrorKind::AlreadyExists,
-                "a file that is not a socket stands there",
-            );
+            return refuse(io::ErrorKind::AlreadyExists, "a file that is not a socket stands there");
         }
         Ok(_) => {}
     }
@@ -140,10 +125,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // A full backlog also means that somebody is there.
         Ok(_) => refuse(io::ErrorKind::AddrInUse, "another process answers there"),
-        Err(error) => refuse(
-            io::ErrorKind::AddrInUse,
-            &format!("cannot tell whether it is in use: {error}"),
-        ),
+        Err(error) => refuse(io::ErrorKind::AddrInUse, &format!("cannot tell whether it is in use: {error}")),
     }
 }
 
@@ -174,10 +156,7 @@ pub async fn sniff_within(stream: &Stream, limit: Duration) -> io::Result<Protoc
         }
     };
     tokio::time::timeout(limit, first).await.unwrap_or_else(|_| {
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the first bytes did not arrive in time",
-        ))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the first bytes did not arrive in time"))
     })
 }
 

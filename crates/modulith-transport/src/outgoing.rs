@@ -25,11 +25,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Bytes before this place may have been handed to the socket; bytes from it on were certainly not.
     pub(crate) fn handed(&self) -> u64 {
-        if self.writing {
-            self.pending_from
-        } else {
-            self.written
-        }
+        if self.writing { self.pending_from } else { self.written }
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -59,10 +55,7 @@ impl Outgoing {
             self.pending.get_mut(at as usize + frame::KIND_AT)
         } else {
             let from_end = (self.pending_from - frame_from) as usize;
-            self.front
-                .len()
-                .checked_sub(from_end)
-                .and_then(|at| self.front.get_mut(at + frame::KIND_AT))
+            self.front.len().checked_sub(from_end).and_then(|at| self.front.get_mut(at + frame::KIND_AT))
         };
         match kind {
             Some(kind) => {

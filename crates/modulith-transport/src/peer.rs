@@ -84,10 +84,7 @@ impl Peer {
         };
         Self {
             inner: Arc::new(Inner {
-                replicas: addresses
-                    .into_iter()
-                    .map(|address| Arc::new(Replica::new(address)))
-                    .collect(),
+                replicas: addresses.into_iter().map(|address| Arc::new(Replica::new(address))).collect(),
                 settings: Arc::new(settings),
                 in_flight: AtomicUsize::new(0),
                 started: AtomicBool::new(false),
@@ -112,11 +109,7 @@ impl Peer {
     ) -> Result<Bytes, CallFault> {
         let limits = &self.inner.settings.limits;
         if payload.len() > limits.frame_bytes_max {
-            return Err(NotRun::TooLarge {
-                bytes: payload.len(),
-                max: limits.frame_bytes_max,
-            }
-            .into());
+            return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.frame_bytes_max }.into());
         }
         let max = limits.in_flight_for(priority);
         let _place = Place::take_below(&self.inner.in_flight, max).ok_or(NotRun::QueueFull)?;
@@ -146,10 +139,7 @@ impl Peer {
 
     /// Whether a call would find a connection now.
     pub fn is_connected(&self) -> bool {
-        self.inner
-            .replicas
-            .iter()
-            .any(|replica| replica.connection().is_some())
+        self.inner.replicas.iter().any(|replica| replica.connection().is_some())
     }
 
     /// Waits until there is a connection, through failed and refused attempts, until the deadline.
@@ -167,26 +157,15 @@ impl Peer {
 
     /// Why replicas are not connected at the moment, or `None` if there is nothing to complain about.
     pub fn last_error(&self) -> Option<String> {
-        let errors: Vec<_> = self
-            .inner
-            .replicas
-            .iter()
-            .filter_map(|replica| replica.fault())
-            .collect();
+        let errors: Vec<_> = self.inner.replicas.iter().filter_map(|replica| replica.fault()).collect();
         let errors: Vec<_> = errors.iter().map(NotRun::to_string).collect();
         (!errors.is_empty()).then(|| errors.join("; "))
     }
 
     /// What the connected replicas said about themselves.
     pub fn replicas(&self) -> Vec<Arc<HelloInfo>> {
-        let connections = self
-            .inner
-            .replicas
-            .iter()
-            .filter_map(|replica| replica.connection());
-        connections
-            .map(|connection| Arc::clone(&connection.other))
-            .collect()
+        let connections = self.inner.replicas.iter().filter_map(|replica| replica.connection());
+        connections.map(|connection| Arc::clone(&connection.other)).collect()
     }
 
     /// Calls in flight over all replicas, for telemetry.
@@ -210,17 +189,11 @@ impl Peer {
         if let [only] = &replicas[..] {
             return found(only).map(|connection| (&**only, connection));
         }
-        let up: Vec<_> = replicas
-            .iter()
-            .filter_map(|replica| Some((&**replica, found(replica)?)))
-            .collect();
+        let up: Vec<_> = replicas.iter().filter_map(|replica| Some((&**replica, found(replica)?))).collect();
         let first = random::below(up.len());
         // The second choice is among the others.
         let second = (first + 1 + random::below(up.len().saturating_sub(1))) % up.len().max(1);
-        let busy = |at: usize| {
-            up.get(at)
-                .map(|(replica, _)| replica.in_flight.load(Ordering::Relaxed))
-        };
+        let busy = |at: usize| up.get(at).map(|(replica, _)| replica.in_flight.load(Ordering::Relaxed));
         let chosen = if busy(second) < busy(first) { second } else { first };
         up.into_iter().nth(chosen)
     }
@@ -245,16 +218,8 @@ impl Peer {
             if !under_way && !through_failures {
                 return Err(self.why_not().into());
             }
-            if tokio::time::timeout_at(deadline.into(), changed.changed())
-                .await
-                .is_err()
-            {
-                return Err(if through_failures {
-                    self.why_not()
-                } else {
-                    NotRun::Deadline
-                }
-                .into());
+            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
+                return Err(if through_failures { self.why_not() } else { NotRun::Deadline }.into());
             }
         }
     }
@@ -279,12 +244,8 @@ impl Peer {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<_> = self
-            .inner
-            .replicas
-            .iter()
-            .map(|replica| replica.address.to_string())
-            .collect();
+        let addresses: Vec<_> =
+            self.inner.replicas.iter().map(|replica| replica.address.to_string()).collect();
         f.debug_struct("Peer")
             .field("addresses", &addresses)
             .field("connected", &self.is_connected())

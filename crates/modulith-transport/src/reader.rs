@@ -41,11 +41,7 @@ impl Reader {
     pub(crate) fn new(stream: Stream, opened: Opened, limits: Arc<Limits>) -> Self {
         let (read, write) = stream.split();
         let connection = Connection::new(opened.other, write, limits);
-        Self {
-            connection,
-            read,
-            inbound: opened.inbound,
-        }
+        Self { connection, read, inbound: opened.inbound }
     }
 
     pub(crate) fn connection(&self) -> Arc<Connection> {
@@ -182,10 +178,7 @@ impl Reader {
         }
         let slots = state.slots.len();
         let known = answers.iter().all(|(id, _)| (*id as u32 as usize) < slots);
-        let taken: Vec<_> = answers
-            .drain(..)
-            .map(|(id, outcome)| (state.take(id), outcome))
-            .collect();
+        let taken: Vec<_> = answers.drain(..).map(|(id, outcome)| (state.take(id), outcome)).collect();
         if was_burst {
             self.connection.flush(state);
         } else {
@@ -204,9 +197,7 @@ impl Reader {
         if known {
             Ok(())
         } else {
-            Err(ConnectionError::Malformed(
-                "an answer to a call that was never made",
-            ))
+            Err(ConnectionError::Malformed("an answer to a call that was never made"))
         }
     }
 }

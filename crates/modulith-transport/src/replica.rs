@@ -85,16 +85,11 @@ impl Replica {
     pub(crate) async fn maintain(self: Arc<Self>, settings: Arc<Settings>) {
         let stopped = settings.stop.clone();
         // Dropping an attempt in its middle closes its socket, which is all there is to clean up.
-        stopped
-            .run_until_cancelled(self.connect_for_ever(&settings))
-            .await;
+        stopped.run_until_cancelled(self.connect_for_ever(&settings)).await;
         if let Some(connection) = self.connection() {
             connection.close();
         }
-        self.set(
-            State::Down(NotRun::Unreachable("this peer was dropped".to_owned())),
-            &settings,
-        );
+        self.set(State::Down(NotRun::Unreachable("this peer was dropped".to_owned())), &settings);
     }
 
     async fn connect_for_ever(&self, settings: &Settings) {
@@ -123,11 +118,8 @@ impl Replica {
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "no connection");
                     let text = format!("{}: {error}", self.address);
-                    let fault = if error.is_refusal() {
-                        NotRun::Refused(text)
-                    } else {
-                        NotRun::Unreachable(text)
-                    };
+                    let fault =
+                        if error.is_refusal() { NotRun::Refused(text) } else { NotRun::Unreachable(text) };
                     self.set(State::Down(fault), settings);
                 }
             }
@@ -155,11 +147,7 @@ struct BackOff {
 
 impl BackOff {
     fn new(limits: &Limits) -> Self {
-        Self {
-            min: limits.back_off_min,
-            max: limits.back_off_max,
-            next: limits.back_off_min,
-        }
+        Self { min: limits.back_off_min, max: limits.back_off_max, next: limits.back_off_min }
     }
 
     fn reset(&mut self) {

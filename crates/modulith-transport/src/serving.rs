@@ -75,11 +75,7 @@ impl Future for Running {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let result = ready!(self.future.poll_unpin(cx));
-        Poll::Ready(Ended {
-            id: self.id,
-            payload_bytes: self.payload_bytes,
-            result: result.ok(),
-        })
+        Poll::Ready(Ended { id: self.id, payload_bytes: self.payload_bytes, result: result.ok() })
     }
 }
 
@@ -253,11 +249,7 @@ impl Serving {
                 place.insert(handle);
                 self.payload_bytes += payload_bytes;
                 let future = Abortable::new(AssertUnwindSafe(future).catch_unwind(), registration);
-                self.calls.push(Running {
-                    id,
-                    payload_bytes,
-                    future,
-                });
+                self.calls.push(Running { id, payload_bytes, future });
             }
             Err(panic) => self.answer(id, Err(panic)),
         }
@@ -280,11 +272,8 @@ impl Serving {
     fn answer(&mut self, id: u64, result: std::thread::Result<Result<Bytes, Rejection>>) {
         match result {
             Ok(Ok(answer)) if answer.len() > self.limits.frame_bytes_max => {
-                let text = format!(
-                    "answer of {} bytes, {} are allowed",
-                    answer.len(),
-                    self.limits.frame_bytes_max
-                );
+                let text =
+                    format!("answer of {} bytes, {} are allowed", answer.len(), self.limits.frame_bytes_max);
                 frame::put_text(&mut self.out, Kind::NoAnswer, id, &text);
             }
             Ok(Ok(answer)) => frame::put(&mut self.out, Kind::Answer, id, &answer),

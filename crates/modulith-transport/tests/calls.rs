@@ -24,10 +24,7 @@ async fn many_callers_get_their_own_answers() {
         // Every third call waits, so that answers overtake each other.
         let turn = AtomicUsize::new(0);
         let handler = move |call: Incoming| {
-            assert_eq!(
-                (&*call.peer.service, &call.peer.about[..]),
-                ("caller", &b"contracts"[..])
-            );
+            assert_eq!((&*call.peer.service, &call.peer.about[..]), ("caller", &b"contracts"[..]));
             match turn.fetch_add(1, Ordering::Relaxed) % 3 {
                 0 => Handled::Later(Box::pin(async move {
                     for _ in 0..call.payload.len() % 7 {
@@ -71,24 +68,12 @@ async fn many_callers_get_their_own_answers() {
 async fn nobody_there_is_not_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let peer = peer(&unix(&folder));
-    let fault = peer
-        .call(soon(), Priority::Ordinary, Bytes::new())
-        .await
-        .expect_err("nobody there");
-    assert!(
-        matches!(fault, CallFault::NotRun(NotRun::Unreachable(_))),
-        "{fault}"
-    );
+    let fault = peer.call(soon(), Priority::Ordinary, Bytes::new()).await.expect_err("nobody there");
+    assert!(matches!(fault, CallFault::NotRun(NotRun::Unreachable(_))), "{fault}");
     assert!(!peer.is_connected());
     assert!(peer.last_error().is_some_and(|text| text.contains("served.sock")));
-    let fault = peer
-        .connected(Instant::now() + Duration::from_millis(50))
-        .await
-        .expect_err("still nobody");
-    assert!(
-        matches!(fault, CallFault::NotRun(NotRun::Unreachable(_))),
-        "{fault}"
-    );
+    let fault = peer.connected(Instant::now() + Duration::from_millis(50)).await.expect_err("still nobody");
+    assert!(matches!(fault, CallFault::NotRun(NotRun::Unreachable(_))), "{fault}");
 }
 
 #[tokio::test]
@@ -111,10 +96,7 @@ async fn a_kill_in_flight_is_unknown() {
 
 #[tokio::test]
 async fn rejections_panics_and_sizes_are_told_apart() {
-    let limits = Limits {
-        frame_bytes_max: 2000,
-        ..Limits::default()
-    };
+    let limits = Limits { frame_bytes_max: 2000, ..Limits::default() };
     let handler = |call: Incoming| match &call.payload[..] {
         b"reject" => Handled::Now(Err(Rejection::retry_after("not today", 250))),
         b"reject later" => Handled::Later(Box::pin(async { Err(Rejection::new("r".repeat(5000))) })),
@@ -144,10 +126,7 @@ async fn rejections_panics_and_sizes_are_told_apart() {
             "{fault}"
         );
     }
-    let too_large = NotRun::TooLarge {
-        bytes: 2001,
-        max: 2000,
-    };
+    let too_large = NotRun::TooLarge { bytes: 2001, max: 2000 };
     assert_eq!(call(&[0; 2001]).await, Err(CallFault::NotRun(too_large)));
     // All of it on one connection, which still works.
     assert_eq!(call(&[0; 2000]).await.map(|answer| answer.len()), Ok(2000));
@@ -155,11 +134,7 @@ async fn rejections_panics_and_sizes_are_told_apart() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_early_and_keeps_its_reserve() {
-    let limits = Limits {
-        in_flight_max: 4,
-        in_flight_reserved: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { in_flight_max: 4, in_flight_reserved: 1, ..Limits::default() };
     for (caller_limits, served_limits) in [
         // Whichever side is full says so.
         (limits.clone(), Limits::default()),
@@ -182,15 +157,11 @@ async fn a_full_queue_refuses_early_and_keeps_its_reserve() {
             CallFault::NotRun(NotRun::Rejected(rejection)) => rejection.reason.contains("too many calls"),
             _ => false,
         };
-        let fault = in_time(peer.call(soon(), Priority::Ordinary, Bytes::new()))
-            .await
-            .expect_err("full");
+        let fault = in_time(peer.call(soon(), Priority::Ordinary, Bytes::new())).await.expect_err("full");
         assert!(is_full(fault));
         start(Priority::Reserved);
         gate.entered(1).await;
-        let fault = in_time(peer.call(soon(), Priority::Reserved, Bytes::new()))
-            .await
-            .expect_err("full");
+        let fault = in_time(peer.call(soon(), Priority::Reserved, Bytes::new())).await.expect_err("full");
         assert!(is_full(fault));
         gate.open.add_permits(4);
         while let Some(call) = in_time(calls.join_next()).await {
@@ -245,29 +216,18 @@ async fn a_caller_that_leaves_stops_the_work() {
 async fn what_never_left_is_not_run() {
     const MIB: usize = 1 << 20;
     let folder = tempfile::tempdir().expect("a folder");
-    let limits = Limits {
-        write_buffer_bytes_max: 8 * MIB,
-        ..Limits::default()
-    };
+    let limits = Limits { write_buffer_bytes_max: 8 * MIB, ..Limits::default() };
     for loses_connection in [false, true] {
         let listener = Listener::bind(&unix(&folder)).await.expect("a free address");
         let peer = peer_with(&unix(&folder), limits.clone());
         let (connected, mut stream) = tokio::join!(peer.connected(soon()), raw_served(&listener));
         connected.expect("a handshake");
-        let deadline = if loses_connection {
-            soon()
-        } else {
-            Instant::now() + Duration::from_millis(200)
-        };
+        let deadline = if loses_connection { soon() } else { Instant::now() + Duration::from_millis(200) };
         let mut calls = JoinSet::new();
         for call in 0..6u8 {
             let peer = peer.clone();
             calls.spawn(async move {
-                (
-                    call,
-                    peer.call(deadline, Priority::Ordinary, Bytes::from(vec![call; MIB]))
-                        .await,
-                )
+                (call, peer.call(deadline, Priority::Ordinary, Bytes::from(vec![call; MIB])).await)
             });
         }
         while peer.in_flight() < 6 {
@@ -275,9 +235,7 @@ async fn what_never_left_is_not_run() {
         }
         // One round more, so that the last of them has gone from its place in flight into the buffer.
         tokio::task::yield_now().await;
-        let fault = peer
-            .call(soon(), Priority::Ordinary, Bytes::from(vec![0; 4 * MIB]))
-            .await;
+        let fault = peer.call(soon(), Priority::Ordinary, Bytes::from(vec![0; 4 * MIB])).await;
         assert_eq!(fault, Err(CallFault::NotRun(NotRun::QueueFull)));
         if loses_connection {
             drop(stream);

@@ -77,10 +77,7 @@ async fn a_drain_loses_no_call() {
             callers.spawn(async move {
                 let mut answered = 0;
                 loop {
-                    match peer
-                        .call(soon(), Priority::Ordinary, Bytes::from_static(b"work"))
-                        .await
-                    {
+                    match peer.call(soon(), Priority::Ordinary, Bytes::from_static(b"work")).await {
                         Ok(_) => answered += 1,
                         Err(CallFault::NotRun(_)) => return answered,
                         Err(fault @ CallFault::Unknown(_)) => panic!("round {round}: {fault}"),
@@ -93,10 +90,7 @@ async fn a_drain_loses_no_call() {
         }
         shutdown.cancel();
         // Well before the time to drain is over, since the caller closes when it has all its answers.
-        tokio::time::timeout(Duration::from_secs(8), server)
-            .await
-            .expect("an end")
-            .expect("no panic");
+        tokio::time::timeout(Duration::from_secs(8), server).await.expect("an end").expect("no panic");
         let mut answered = 0;
         while let Some(caller) = in_time(callers.join_next()).await {
             answered += caller.expect("no unknown outcome");
@@ -108,10 +102,7 @@ async fn a_drain_loses_no_call() {
 #[tokio::test]
 async fn what_outlives_the_drain_is_dropped_and_unknown() {
     let gate = Gate::new();
-    let limits = Limits {
-        drain_max: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = Limits { drain_max: Duration::from_millis(50), ..Limits::default() };
     let mut served = Served::start(&tcp(), limits, Arc::new(gate.clone())).await;
     let peer = peer(&served.address);
     let call = tokio::spawn(async move { peer.call(soon(), Priority::Ordinary, Bytes::new()).await });
@@ -124,15 +115,9 @@ async fn what_outlives_the_drain_is_dropped_and_unknown() {
             ended => break ended,
         }
     };
-    assert!(
-        matches!(ended, Err(ConnectionError::DrainTimeout { calls: 1 })),
-        "{ended:?}"
-    );
+    assert!(matches!(ended, Err(ConnectionError::DrainTimeout { calls: 1 })), "{ended:?}");
     gate.gone(1).await;
-    assert_eq!(
-        in_time(call).await.expect("no panic"),
-        Err(CallFault::Unknown(Unknown::ConnectionLost))
-    );
+    assert_eq!(in_time(call).await.expect("no panic"), Err(CallFault::Unknown(Unknown::ConnectionLost)));
 }
 
 #[tokio::test]
@@ -171,10 +156,7 @@ async fn replicas_share_the_calls_and_cover_for_each_other() {
         tokio::task::yield_now().await;
     }
     for _ in 0..2 {
-        assert_eq!(
-            in_time(peer.call(soon(), Priority::Ordinary, Bytes::new())).await,
-            Ok(Bytes::new())
-        );
+        assert_eq!(in_time(peer.call(soon(), Priority::Ordinary, Bytes::new())).await, Ok(Bytes::new()));
     }
 }
 
@@ -198,12 +180,7 @@ async fn a_silent_server_is_given_up() {
     while peer.is_connected() {
         tokio::task::yield_now().await;
     }
-    assert!(
-        peer.last_error()
-            .is_some_and(|text| text.contains("nothing heard")),
-        "{:?}",
-        peer.last_error()
-    );
+    assert!(peer.last_error().is_some_and(|text| text.contains("nothing heard")), "{:?}", peer.last_error());
 }
 
 #[tokio::test]
@@ -230,10 +207,7 @@ async fn a_caller_that_never_reads_is_stopped_and_given_up() {
         counted.fetch_add(1, Ordering::SeqCst);
         Handled::Now(Ok(call.payload))
     };
-    let limits = Limits {
-        write_buffer_bytes_max: 64 << 10,
-        ..impatient()
-    };
+    let limits = Limits { write_buffer_bytes_max: 64 << 10, ..impatient() };
     let mut served = Served::start(&tcp(), limits, Arc::new(handler)).await;
     let mut stream = raw_caller(&served.address).await;
     let body = [&60_000u32.to_le_bytes()[..], &[0; 32 << 10]].concat();
@@ -261,21 +235,12 @@ async fn frames_and_http_share_a_port() {
     let http: modulith_transport::HttpTask = Arc::new(|mut stream| {
         Box::pin(async move {
             let mut request = [0; 4];
-            stream
-                .read_exact(&mut request)
-                .await
-                .expect("the bytes that were looked at");
+            stream.read_exact(&mut request).await.expect("the bytes that were looked at");
             assert_eq!(&request, b"GET ");
-            stream
-                .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
-                .await
-                .expect("written");
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("written");
         })
     });
-    let limits = Limits {
-        connections_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { connections_max: 2, ..Limits::default() };
     let server = tokio::spawn(serve(
         listener,
         hello("served"),
@@ -288,13 +253,8 @@ async fn frames_and_http_share_a_port() {
     let peer = peer(&address);
     // More connections than may be open at once: each takes the place of the one before it.
     for _ in 0..4 {
-        let mut browser = modulith_transport::Stream::connect(&address)
-            .await
-            .expect("a listener");
-        browser
-            .write_all(b"GET / HTTP/1.1\r\n\r\n")
-            .await
-            .expect("written");
+        let mut browser = modulith_transport::Stream::connect(&address).await.expect("a listener");
+        browser.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
         let mut answer = [0; 12];
         in_time(browser.read_exact(&mut answer)).await.expect("an answer");
         assert_eq!(&answer, b"HTTP/1.1 204");
@@ -303,11 +263,6 @@ async fn frames_and_http_share_a_port() {
     }
     shutdown.cancel();
     in_time(server).await.expect("no panic");
-    let fault = in_time(peer.call(soon(), Priority::Ordinary, Bytes::new()))
-        .await
-        .expect_err("gone");
-    assert!(
-        matches!(fault, CallFault::NotRun(NotRun::Unreachable(_))),
-        "{fault}"
-    );
+    let fault = in_time(peer.call(soon(), Priority::Ordinary, Bytes::new())).await.expect_err("gone");
+    assert!(matches!(fault, CallFault::NotRun(NotRun::Unreachable(_))), "{fault}");
 }

@@ -28,16 +28,8 @@ async fn refusal(peer: &Peer) -> String {
 #[tokio::test]
 async fn a_wrong_token_is_refused_on_both_sides() {
     let mut served = Served::start(&tcp(), Limits::default(), echo()).await;
-    let stranger = Hello {
-        token: Secret::new("another"),
-        ..hello("stranger")
-    };
-    let peer = Peer::new(
-        vec![served.address.clone()],
-        stranger,
-        anybody(),
-        Limits::default(),
-    );
+    let stranger = Hello { token: Secret::new("another"), ..hello("stranger") };
+    let peer = Peer::new(vec![served.address.clone()], stranger, anybody(), Limits::default());
     assert!(refusal(&peer).await.contains("token"));
     assert!(matches!(served.next_end().await, Err(ConnectionError::Token)));
     assert_eq!(format!("{:?}", Secret::new("another")), "Secret(redacted)");
@@ -46,17 +38,11 @@ async fn a_wrong_token_is_refused_on_both_sides() {
     // token, so the caller is the one with another.
     let folder = tempfile::tempdir().expect("a folder");
     let listener = Listener::bind(&unix(&folder)).await.expect("a free address");
-    let stranger = Hello {
-        token: Secret::new("another"),
-        ..hello("stranger")
-    };
+    let stranger = Hello { token: Secret::new("another"), ..hello("stranger") };
     let peer = Peer::new(vec![unix(&folder)], stranger, anybody(), Limits::default());
     let (text, _stream) = tokio::join!(refusal(&peer), async {
         let mut stream = raw_served(&listener).await;
-        assert_eq!(
-            in_time(read_frame(&mut stream)).await.expect("a refusal").0,
-            REFUSED
-        );
+        assert_eq!(in_time(read_frame(&mut stream)).await.expect("a refusal").0, REFUSED);
         stream
     });
     assert!(text.contains("token"), "{text}");
@@ -65,33 +51,15 @@ async fn a_wrong_token_is_refused_on_both_sides() {
 #[tokio::test]
 async fn each_side_may_refuse_the_other_by_name() {
     let no_strangers: Admit = Arc::new(|other: &HelloInfo| {
-        assert_eq!(
-            (other.incarnation, &other.about[..]),
-            ([3; 16], &b"contracts"[..])
-        );
-        if other.service == "stranger" {
-            Err("stranger is not in the topology".to_owned())
-        } else {
-            Ok(())
-        }
+        assert_eq!((other.incarnation, &other.about[..]), ([3; 16], &b"contracts"[..]));
+        if other.service == "stranger" { Err("stranger is not in the topology".to_owned()) } else { Ok(()) }
     });
     let mut served = Served::start_as(&tcp(), Limits::default(), echo(), hello("served"), no_strangers).await;
     let addresses = vec![served.address.clone()];
     let stranger = Peer::new(addresses.clone(), hello("stranger"), anybody(), Limits::default());
-    assert!(
-        refusal(&stranger)
-            .await
-            .contains("stranger is not in the topology")
-    );
-    assert!(matches!(
-        served.next_end().await,
-        Err(ConnectionError::NotAdmitted(_))
-    ));
-    assert!(
-        stranger
-            .last_error()
-            .is_some_and(|text| text.contains("topology"))
-    );
+    assert!(refusal(&stranger).await.contains("stranger is not in the topology"));
+    assert!(matches!(served.next_end().await, Err(ConnectionError::NotAdmitted(_))));
+    assert!(stranger.last_error().is_some_and(|text| text.contains("topology")));
 
     let picky: Admit = Arc::new(|other| Err(format!("{} lacks products v2", other.service)));
     let picky = Peer::new(addresses.clone(), hello("caller"), picky, Limits::default());
@@ -115,23 +83,14 @@ async fn each_side_may_refuse_the_other_by_name() {
 async fn another_protocol_version_is_named() {
     let mut served = Served::start(&tcp(), Limits::default(), echo()).await;
     let mut stream = Stream::connect(&served.address).await.expect("a listener");
-    stream
-        .write_all(b"MDLT\x02 whatever version 2 says")
-        .await
-        .expect("written");
+    stream.write_all(b"MDLT\x02 whatever version 2 says").await.expect("written");
     let mut preface = [0; 5];
     stream.read_exact(&mut preface).await.expect("a preface");
     assert_eq!(preface, PREFACE);
     let (kind, _, text) = read_frame(&mut stream).await.expect("a refusal");
-    assert_eq!(
-        (kind, &text[..]),
-        (REFUSED, &b"protocol version 1 is spoken here, 2 was offered"[..])
-    );
+    assert_eq!((kind, &text[..]), (REFUSED, &b"protocol version 1 is spoken here, 2 was offered"[..]));
     drop(stream);
-    assert!(matches!(
-        served.next_end().await,
-        Err(ConnectionError::Version { theirs: 2, ours: 1 })
-    ));
+    assert!(matches!(served.next_end().await, Err(ConnectionError::Version { theirs: 2, ours: 1 })));
 
     // And a caller that meets a newer server.
     let folder = tempfile::tempdir().expect("a folder");
@@ -148,45 +107,27 @@ async fn another_protocol_version_is_named() {
 
 #[tokio::test]
 async fn a_slow_or_talkative_stranger_is_cut_off() {
-    let limits = Limits {
-        handshake_max: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = Limits { handshake_max: Duration::from_millis(50), ..Limits::default() };
     let mut served = Served::start(&tcp(), limits, echo()).await;
     let mut slow = Stream::connect(&served.address).await.expect("a listener");
     slow.write_all(b"MDLT").await.expect("written");
-    assert!(matches!(
-        served.next_end().await,
-        Err(ConnectionError::HandshakeTimeout)
-    ));
+    assert!(matches!(served.next_end().await, Err(ConnectionError::HandshakeTimeout)));
 
     let mut talkative = Stream::connect(&served.address).await.expect("a listener");
     let length = u32::try_from(HELLO_BYTES_MAX + 11).expect("small").to_le_bytes();
-    talkative
-        .write_all(&[PREFACE, &length, &[HELLO]].concat())
-        .await
-        .expect("written");
+    talkative.write_all(&[PREFACE, &length, &[HELLO]].concat()).await.expect("written");
     assert!(matches!(
         served.next_end().await,
-        Err(ConnectionError::FrameTooLarge {
-            max: HELLO_BYTES_MAX,
-            ..
-        })
+        Err(ConnectionError::FrameTooLarge { max: HELLO_BYTES_MAX, .. })
     ));
 
     let mut hasty = Stream::connect(&served.address).await.expect("a listener");
-    hasty
-        .write_all(&[PREFACE, &frame(CALL, 1, &[0; 8])].concat())
-        .await
-        .expect("written");
+    hasty.write_all(&[PREFACE, &frame(CALL, 1, &[0; 8])].concat()).await.expect("written");
     assert!(
         matches!(served.next_end().await, Err(ConnectionError::Malformed(rule)) if rule.contains("order"))
     );
 
-    let wordy = Hello {
-        about: Bytes::from(vec![0; HELLO_BYTES_MAX]),
-        ..hello("wordy")
-    };
+    let wordy = Hello { about: Bytes::from(vec![0; HELLO_BYTES_MAX]), ..hello("wordy") };
     let wordy = Peer::new(vec![served.address.clone()], wordy, anybody(), Limits::default());
     assert!(refusal(&wordy).await.contains("hello of"));
 }
@@ -219,22 +160,15 @@ async fn the_first_bytes_tell_frames_from_http() {
             }
             assert_eq!(in_time(found).await.expect("bytes"), expected);
             let mut read = vec![0; first.len() + rest.len()];
-            accepted
-                .read_exact(&mut read)
-                .await
-                .expect("all bytes are still there");
+            accepted.read_exact(&mut read).await.expect("all bytes are still there");
             assert_eq!(read, [first, rest].concat());
         }
         let caller = Stream::connect(&address).await.expect("a listener");
         let accepted = listener.accept().await.expect("a caller");
-        let error = sniff_within(&accepted, Duration::from_millis(20))
-            .await
-            .expect_err("nothing was said");
+        let error = sniff_within(&accepted, Duration::from_millis(20)).await.expect_err("nothing was said");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         drop(caller);
-        let error = sniff_within(&accepted, Duration::from_secs(10))
-            .await
-            .expect_err("it hung up");
+        let error = sniff_within(&accepted, Duration::from_secs(10)).await.expect_err("it hung up");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
     }
 }
@@ -243,14 +177,9 @@ async fn the_first_bytes_tell_frames_from_http() {
 async fn a_unix_listener_takes_over_only_what_is_dead() {
     let folder = tempfile::tempdir().expect("a folder");
     let address = unix(&folder);
-    let Address::Unix(path) = &address else {
-        unreachable!("made above")
-    };
+    let Address::Unix(path) = &address else { unreachable!("made above") };
     let listener = Listener::bind(&address).await.expect("a free address");
-    assert_eq!(
-        std::fs::metadata(path).expect("a socket").permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(path).expect("a socket").permissions().mode() & 0o777, 0o600);
     let error = Listener::bind(&address).await.expect_err("somebody is there");
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     drop(listener);
@@ -268,9 +197,7 @@ async fn a_unix_listener_takes_over_only_what_is_dead() {
     drop(second);
 
     std::fs::write(path, "precious").expect("written");
-    let error = Listener::bind(&address)
-        .await
-        .expect_err("a file is not ours to remove");
+    let error = Listener::bind(&address).await.expect_err("a file is not ours to remove");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(path).expect("still there"), b"precious");
 }
@@ -281,13 +208,7 @@ async fn a_server_that_shuts_down_admits_nobody() {
     served.shutdown.cancel();
     let peer = peer(&served.address);
     assert!(refusal(&peer).await.contains("shutting down"));
-    assert!(matches!(
-        served.next_end().await,
-        Err(ConnectionError::NotAdmitted(_))
-    ));
-    let fault = peer
-        .connected(Instant::now() + Duration::from_millis(30))
-        .await
-        .expect_err("still refused");
+    assert!(matches!(served.next_end().await, Err(ConnectionError::NotAdmitted(_))));
+    let fault = peer.connected(Instant::now() + Duration::from_millis(30)).await.expect_err("still refused");
     assert!(matches!(fault, CallFault::NotRun(NotRun::Refused(_))), "{fault}");
 }

@@ -21,10 +21,7 @@ async fn drained(mut stream: Stream) -> Vec<u8> {
 
 #[tokio::test]
 async fn each_broken_rule_is_named() {
-    let limits = Limits {
-        frame_bytes_max: 10_000,
-        ..Limits::default()
-    };
+    let limits = Limits { frame_bytes_max: 10_000, ..Limits::default() };
     let gate = Gate::new();
     let mut served = Served::start(&tcp(), limits, std::sync::Arc::new(gate.clone())).await;
     let mut unknown_flag = call(1, b"");
@@ -32,10 +29,7 @@ async fn each_broken_rule_is_named() {
     let cases: [(&str, Vec<u8>); 12] = [
         ("shorter than its header", vec![9, 0, 0, 0]),
         ("4294967285 bytes", vec![0xff; 4]),
-        (
-            "10005 bytes, 10004 are allowed",
-            call(1, &[0; 10_001])[..4].to_vec(),
-        ),
+        ("10005 bytes, 10004 are allowed", call(1, &[0; 10_001])[..4].to_vec()),
         ("unknown kind", frame(99, 0, b"")),
         ("unknown kind", frame(0, 0, b"")),
         ("unknown flags", unknown_flag),
@@ -57,24 +51,16 @@ async fn each_broken_rule_is_named() {
     }
     for cut in [1, 4, 13, 17, 20] {
         let mut stream = raw_caller(&served.address).await;
-        stream
-            .write_all(&call(1, b"payload")[..cut])
-            .await
-            .expect("written");
+        stream.write_all(&call(1, b"payload")[..cut]).await.expect("written");
         stream.shutdown().await.expect("half closed");
-        assert!(
-            matches!(served.next_end().await, Err(ConnectionError::Truncated)),
-            "cut at {cut}"
-        );
+        assert!(matches!(served.next_end().await, Err(ConnectionError::Truncated)), "cut at {cut}");
     }
 }
 
 #[tokio::test]
 async fn a_server_that_breaks_the_rules_loses_its_callers() {
     let folder = tempfile::tempdir().expect("a folder");
-    let listener = modulith_transport::Listener::bind(&unix(&folder))
-        .await
-        .expect("a free address");
+    let listener = modulith_transport::Listener::bind(&unix(&folder)).await.expect("a free address");
     let peer = peer(&unix(&folder));
     for (rule, bytes) in [
         ("an answer to a call that was never made", frame(ANSWER, 12, b"")),
@@ -89,11 +75,7 @@ async fn a_server_that_breaks_the_rules_loses_its_callers() {
         while peer.is_connected() {
             tokio::task::yield_now().await;
         }
-        assert!(
-            peer.last_error().is_some_and(|text| text.contains(rule)),
-            "{:?}",
-            peer.last_error()
-        );
+        assert!(peer.last_error().is_some_and(|text| text.contains(rule)), "{:?}", peer.last_error());
     }
 }
 

@@ -63,10 +63,8 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                 for call in 0..CALLS {
                     let id = caller * CALLS + call;
                     let mut payload = id.to_le_bytes().to_vec();
-                    payload.resize(
-                        8 + (id * id % 977) as usize * if id.is_multiple_of(5) { 200 } else { 1 },
-                        7,
-                    );
+                    payload
+                        .resize(8 + (id * id % 977) as usize * if id.is_multiple_of(5) { 200 } else { 1 }, 7);
                     let payload = Bytes::from(payload);
                     let deadline = match id % 4 {
                         0 => Instant::now() + Duration::from_micros(id % 3000),
@@ -124,12 +122,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
         for id in &total.not_run {
             assert!(!ran.contains(id), "call {id} ran");
         }
-        println!(
-            "{} answered, {} not run, {} unknown",
-            total.answered,
-            total.not_run.len(),
-            total.unknown
-        );
+        println!("{} answered, {} not run, {} unknown", total.answered, total.not_run.len(), total.unknown);
         // All three ends were met, else this has shown nothing.
         assert!(total.answered > 0 && !total.not_run.is_empty() && total.unknown > 0);
         assert_eq!(peer.in_flight(), 0);

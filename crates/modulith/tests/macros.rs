@@ -113,19 +113,10 @@ impl Products for Module {
 
     fn hold(&self, tx: &mut Tx<'_>, request: Request) -> Answer<Hold, HoldRefused> {
         if request.quantity > self.stock {
-            Err(HoldRefused::SoldOut {
-                product: request.product,
-                left: self.stock,
-                internal: Vec::new(),
-            })?;
+            Err(HoldRefused::SoldOut { product: request.product, left: self.stock, internal: Vec::new() })?;
         }
-        tx.execute(
-            "UPDATE products_stock SET stock = stock - $1",
-            (request.quantity,),
-        )?;
-        Ok(Hold {
-            quantity: request.quantity,
-        })
+        tx.execute("UPDATE products_stock SET stock = stock - $1", (request.quantity,))?;
+        Ok(Hold { quantity: request.quantity })
     }
 
     fn clear(&self, tx: &mut Tx<'_>) -> Answer<(), Nothing> {
@@ -174,9 +165,7 @@ struct Local(Served);
 
 impl LocalCalls for Local {
     fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
-        let Handler::Query { run, .. } = &self.0.methods[method].handler else {
-            panic!("not a query")
-        };
+        let Handler::Query { run, .. } = &self.0.methods[method].handler else { panic!("not a query") };
         Ok(run.run(&Snapshot::new(&mut Counting(0), 11), slot)?)
     }
 
@@ -197,20 +186,14 @@ impl LocalCalls for Local {
         request: AnyBox,
         key: Option<ClientKey>,
     ) -> BoxFuture<'_, Result<Done, CallFault>> {
-        let Handler::Command { run } = &self.0.methods[method].handler else {
-            panic!("not a command")
-        };
+        let Handler::Command { run } = &self.0.methods[method].handler else { panic!("not a command") };
         assert!(key.is_some(), "the client was keyed");
-        let ran = run
-            .run(&mut Tx::new(&mut Counting(0), 11), request.as_ref())
-            .map_err(NotRun::from);
+        let ran = run.run(&mut Tx::new(&mut Counting(0), 11), request.as_ref()).map_err(NotRun::from);
         Box::pin(async move { Ok(Done::Ran(ran?)) })
     }
 
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan> {
-        let Handler::Effect { run } = &self.0.methods[method].handler else {
-            panic!("not an effect")
-        };
+        let Handler::Effect { run } = &self.0.methods[method].handler else { panic!("not an effect") };
         run.run(Context::background("four"), request)
     }
 }
@@ -218,11 +201,7 @@ impl LocalCalls for Local {
 #[tokio::test]
 async fn a_client_reaches_what_is_served() {
     let served = Products.serve(Arc::new(Module { stock: 5 }));
-    let kinds: Vec<_> = served
-        .methods
-        .iter()
-        .map(|method| (method.name, method.kind()))
-        .collect();
+    let kinds: Vec<_> = served.methods.iter().map(|method| (method.name, method.kind())).collect();
     assert_eq!(
         kinds,
         [
@@ -237,10 +216,7 @@ async fn a_client_reaches_what_is_served() {
     );
     let client = ProductsClient::from_client(Client::local(Arc::new(Local(served))));
     let products = client.keyed(ClientKey::new("", "", "k", b""));
-    let request = |quantity| Request {
-        product: "mug".to_owned(),
-        quantity,
-    };
+    let request = |quantity| Request { product: "mug".to_owned(), quantity };
 
     assert_eq!(products.left("mug".to_owned()).await.unwrap(), 8);
     assert_eq!(products.report().await.unwrap(), [11]);
@@ -249,32 +225,20 @@ async fn a_client_reaches_what_is_served() {
     assert_eq!(refused.to_string(), "refused: only  5 of mug left {sic}, of mug");
     products.clear().await.unwrap();
     assert_eq!(products.charge(request(1)).await.unwrap(), 4);
-    assert!(matches!(
-        products.charge(request(0)).await,
-        Err(CallError::Refused(Unpaid(7)))
-    ));
+    assert!(matches!(products.charge(request(0)).await, Err(CallError::Refused(Unpaid(7)))));
     assert_eq!(products.r#move().await.unwrap(), "moved");
 }
 
 #[test]
 fn a_contract_is_served_with_and_without_an_arc() {
     assert_eq!(Products.serve(Module { stock: 1 }).methods.len(), 7);
-    assert_eq!(
-        Products.serve(Arc::new(Module { stock: 1 })).contract,
-        ProductsClient::model()
-    );
-    assert_eq!(
-        (ProductsClient::CONTRACT, Products.model().version),
-        ("products", 3)
-    );
+    assert_eq!(Products.serve(Arc::new(Module { stock: 1 })).contract, ProductsClient::model());
+    assert_eq!((ProductsClient::CONTRACT, Products.model().version), ("products", 3));
 }
 
 #[test]
 fn tokens_know_their_place() {
-    assert_eq!(
-        (Products.left.contract, Products.left.method, Products.left.index),
-        ("products", "left", 0)
-    );
+    assert_eq!((Products.left.contract, Products.left.method, Products.left.index), ("products", "left", 0));
     assert_eq!((Products.r#move.method, Products.r#move.index), ("move", 6));
     assert_eq!(inner::Inner.register.method, "register");
 }
@@ -291,11 +255,7 @@ fn a_refusal_has_code_status_and_text() {
     let internal = Vec::new();
     for (refusal, code, status, text) in [
         (
-            HoldRefused::SoldOut {
-                product: "mug".to_owned(),
-                left: 5,
-                internal,
-            },
+            HoldRefused::SoldOut { product: "mug".to_owned(), left: 5, internal },
             "sold_out",
             409,
             "only  5 of mug left {sic}, of mug",
@@ -306,30 +266,16 @@ fn a_refusal_has_code_status_and_text() {
             404,
             "7 is not the product mug",
         ),
-        (
-            HoldRefused::Closed,
-            "closed",
-            503,
-            "The shop is {closed}: come back tomorrow.",
-        ),
+        (HoldRefused::Closed, "closed", 503, "The shop is {closed}: come back tomorrow."),
         (HoldRefused::HTTPTooSlow, "http_too_slow", 409, "http too slow"),
         (HoldRefused::Raw { r#type: 3 }, "raw", 409, "of type 3"),
         (HoldRefused::Braces, "braces", 409, "{}"),
     ] {
-        assert_eq!(
-            (refusal.code(), refusal.status(), &*refusal.text()),
-            (code, status, text)
-        );
+        assert_eq!((refusal.code(), refusal.status(), &*refusal.text()), (code, status, text));
         let record = RefusalRecord::of(&refusal).unwrap();
-        assert_eq!(
-            (record.code.as_str(), record.typed::<HoldRefused>()),
-            (code, Some(refusal))
-        );
+        assert_eq!((record.code.as_str(), record.typed::<HoldRefused>()), (code, Some(refusal)));
     }
-    assert_eq!(
-        (Unpaid(7).code(), Unpaid(7).status(), &*Unpaid(7).text()),
-        ("unpaid", 402, "7 are missing")
-    );
+    assert_eq!((Unpaid(7).code(), Unpaid(7).status(), &*Unpaid(7).text()), ("unpaid", 402, "7 are missing"));
 }
 
 #[derive(Debug, Clone, PartialEq, Column)]
@@ -362,16 +308,10 @@ fn a_column_is_read_as_it_was_written() {
 fn a_column_names_what_it_cannot_read() {
     let unknown = State::from_value(Value::Text("lost")).unwrap_err();
     assert_eq!(unknown.kind, FaultKind::Type);
-    assert_eq!(
-        unknown.message,
-        "`lost` is no `State`, which is one of `placed`, `on_its_way`"
-    );
+    assert_eq!(unknown.message, "`lost` is no `State`, which is one of `placed`, `on_its_way`");
     assert_eq!(
         State::from_value(Value::Integer(1)).unwrap_err().message,
         "column holds an integer, not text"
     );
-    assert_eq!(
-        Place::from_value(Value::Integer(-1)).unwrap_err().kind,
-        FaultKind::Type
-    );
+    assert_eq!(Place::from_value(Value::Integer(-1)).unwrap_err().kind, FaultKind::Type);
 }

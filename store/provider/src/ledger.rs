@@ -25,10 +25,8 @@ struct Intent {
 impl Ledger {
     /// Creates a PaymentIntent and confirms it. A declined one stays, without money.
     pub(crate) fn charge(&mut self, mut form: Form) -> Answer {
-        let amount = form
-            .get("amount")
-            .and_then(|amount| amount.parse().ok())
-            .filter(|amount: &i64| *amount > 0);
+        let amount =
+            form.get("amount").and_then(|amount| amount.parse().ok()).filter(|amount: &i64| *amount > 0);
         let (Some(amount), Some(currency)) = (amount, form.remove("currency")) else {
             return error("invalid_request_error", "parameter_missing");
         };
@@ -39,18 +37,9 @@ impl Ledger {
             _ => return error("invalid_request_error", "resource_missing"),
         };
         let name = |key: &str| Some(key.strip_prefix("metadata[")?.strip_suffix(']')?.to_owned());
-        let metadata = form
-            .into_iter()
-            .filter_map(|(key, value)| Some((name(&key)?, value)))
-            .collect();
+        let metadata = form.into_iter().filter_map(|(key, value)| Some((name(&key)?, value))).collect();
         let succeeded = decline_code.is_none();
-        self.intents.push(Intent {
-            amount,
-            currency,
-            succeeded,
-            refunds: Vec::new(),
-            metadata,
-        });
+        self.intents.push(Intent { amount, currency, succeeded, refunds: Vec::new(), metadata });
         match decline_code {
             None => (StatusCode::OK, self.shown(self.intents.len() - 1)),
             Some(decline_code) => {
@@ -63,27 +52,18 @@ impl Ledger {
 
     /// Gives back an amount, or without one all that is left.
     pub(crate) fn refund(&mut self, form: &Form) -> Answer {
-        let id = form
-            .get("payment_intent")
-            .and_then(|id| id.strip_prefix("pi_")?.parse::<usize>().ok());
-        let Some(intent) = id
-            .and_then(|id| self.intents.get_mut(id))
-            .filter(|intent| intent.succeeded)
+        let id = form.get("payment_intent").and_then(|id| id.strip_prefix("pi_")?.parse::<usize>().ok());
+        let Some(intent) = id.and_then(|id| self.intents.get_mut(id)).filter(|intent| intent.succeeded)
         else {
             return error("invalid_request_error", "resource_missing");
         };
         let left = intent.amount - intent.refunds.iter().sum::<i64>();
-        let amount = form
-            .get("amount")
-            .map_or(Some(left), |amount| amount.parse().ok());
+        let amount = form.get("amount").map_or(Some(left), |amount| amount.parse().ok());
         match amount {
             _ if left == 0 => error("invalid_request_error", "charge_already_refunded"),
             Some(amount) if (1..=left).contains(&amount) => {
                 intent.refunds.push(amount);
-                (
-                    StatusCode::OK,
-                    json!({"object": "refund", "amount": amount, "status": "succeeded"}),
-                )
+                (StatusCode::OK, json!({"object": "refund", "amount": amount, "status": "succeeded"}))
             }
             _ => error("invalid_request_error", "amount_too_large"),
         }
@@ -91,12 +71,7 @@ impl Ledger {
 
     pub(crate) fn search(&self, name: &str, value: &str) -> Value {
         let found = (0..self.intents.len())
-            .filter(|id| {
-                self.intents[*id]
-                    .metadata
-                    .get(name)
-                    .is_some_and(|found| found == value)
-            })
+            .filter(|id| self.intents[*id].metadata.get(name).is_some_and(|found| found == value))
             .map(|id| self.shown(id))
             .collect::<Vec<_>>();
         json!({"object": "search_result", "data": found})

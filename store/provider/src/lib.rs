@@ -61,10 +61,7 @@ pub fn router() -> Router {
         .route("/v1/payment_intents", post(write))
         .route("/v1/refunds", post(write))
         .route("/v1/payment_intents/search", get(search))
-        .route(
-            "/ledger",
-            get(async |State(provider): State<Provider>| Json(provider.0.lock().ledger.sums())),
-        )
+        .route("/ledger", get(async |State(provider): State<Provider>| Json(provider.0.lock().ledger.sums())))
         .route("/faults", post(fault))
         .with_state(Provider::default())
 }
@@ -89,20 +86,13 @@ async fn fault(State(provider): State<Provider>, Json(fault): Json<Fault>) -> St
 
 /// Both writing endpoints: the same key gets the same answer, and another request under it is an error.
 async fn write(State(provider): State<Provider>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    if let Err(answer) = authorized(&headers) {
-        return answer.into_response();
+    if !is_authorized(&headers) {
+        return answer((StatusCode::UNAUTHORIZED, json!({"error": {"type": "invalid_request_error"}})));
     }
     let fault = provider.0.lock().next_fault(uri.path());
     match &fault {
-        Some(Fault {
-            kind: FaultKind::FailBefore,
-            ..
-        }) => return broken(),
-        Some(Fault {
-            kind: FaultKind::Delay,
-            delay_ms,
-            ..
-        }) => {
+        Some(Fault { kind: FaultKind::FailBefore, .. }) => return broken(),
+        Some(Fault { kind: FaultKind::Delay, delay_ms, .. }) => {
             tokio::time::sleep(Duration::from_millis(*delay_ms)).await;
         }
         _ => {}
@@ -118,10 +108,8 @@ async fn write(State(provider): State<Provider>, uri: Uri, headers: HeaderMap, b
 
 impl Inside {
     fn next_fault(&mut self, path: &str) -> Option<Fault> {
-        let place = self
-            .faults
-            .iter()
-            .position(|fault| fault.path.as_deref().is_none_or(|only| only == path))?;
+        let place =
+            self.faults.iter().position(|fault| fault.path.as_deref().is_none_or(|only| only == path))?;
         let fault = &mut self.faults[place];
         fault.times = fault.times.saturating_sub(1);
         let found = fault.clone();
@@ -135,11 +123,7 @@ impl Inside {
         let asked = format!("{path}?{}", String::from_utf8_lossy(body));
         let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
         if let Some((before, answer)) = key.and_then(|key| self.answers.get(key)) {
-            return if *before == asked {
-                answer.clone()
-            } else {
-                error("idempotency_error", "key_reused")
-            };
+            return if *before == asked { answer.clone() } else { error("idempotency_error", "key_reused") };
         }
         let Ok(form) = serde_urlencoded::from_bytes::<Form>(body) else {
             return error("invalid_request_error", "form_malformed");
@@ -166,41 +150,27 @@ async fn search(
     headers: HeaderMap,
     Query(search): Query<Search>,
 ) -> Response {
-    if let Err(answer) = authorized(&headers) {
-        return answer.into_response();
+    if !is_authorized(&headers) {
+        return answer((StatusCode::UNAUTHORIZED, json!({"error": {"type": "invalid_request_error"}})));
     }
     let fault = provider.0.lock().next_fault("/v1/payment_intents/search");
     if fault.is_some_and(|fault| fault.kind != FaultKind::Delay) {
         return broken();
     }
-    let wanted = search
-        .query
-        .strip_prefix("metadata['")
-        .and_then(|rest| rest.strip_suffix('\''));
+    let wanted = search.query.strip_prefix("metadata['").and_then(|rest| rest.strip_suffix('\''));
     match wanted.and_then(|rest| rest.split_once("']:'")) {
         Some((name, value)) => Json(provider.0.lock().ledger.search(name, value)).into_response(),
         None => answer(error("invalid_request_error", "query_unknown")),
     }
 }
 
-fn authorized(headers: &HeaderMap) -> Result<(), Response> {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    match token.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(token) if !token.is_empty() => Ok(()),
-        _ => Err(answer((
-            StatusCode::UNAUTHORIZED,
-            json!({"error": {"type": "invalid_request_error"}}),
-        ))),
-    }
+fn is_authorized(headers: &HeaderMap) -> bool {
+    let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    token.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| !token.is_empty())
 }
 
 fn broken() -> Response {
-    answer((
-        StatusCode::INTERNAL_SERVER_ERROR,
-        json!({"error": {"type": "api_error"}}),
-    ))
+    answer((StatusCode::INTERNAL_SERVER_ERROR, json!({"error": {"type": "api_error"}})))
 }
 
 fn answer((status, body): Answer) -> Response {
@@ -208,8 +178,5 @@ fn answer((status, body): Answer) -> Response {
 }
 
 fn error(kind: &str, code: &str) -> Answer {
-    (
-        StatusCode::BAD_REQUEST,
-        json!({"error": {"type": kind, "code": code}}),
-    )
+    (StatusCode::BAD_REQUEST, json!({"error": {"type": kind, "code": code}}))
 }

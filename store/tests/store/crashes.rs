@@ -101,18 +101,11 @@ async fn dies_at(
     if let Ok(first) = &first
         && first.status == status
     {
-        assert_eq!(
-            first.json, answer.json,
-            "{place}: what was acknowledged is what stands"
-        );
+        assert_eq!(first.json, answer.json, "{place}: what was acknowledged is what stands");
     }
     assert_eq!(answer.status, status, "{place}: {}", answer.json);
     let again = kim.order(&app, "the-key", &lines, card).await?;
-    assert_eq!(
-        (again.status, &again.json),
-        (status, &answer.json),
-        "{place}: the same key, the same answer"
-    );
+    assert_eq!((again.status, &again.json), (status, &answer.json), "{place}: the same key, the same answer");
     settled(&app).await;
     assert_eq!(stock(&app, &shelf[0]).await?, before - taken, "{place}");
     let report = clean_audit(&app).await?;
@@ -126,11 +119,9 @@ async fn dies_at(
 
 /// Repeats the key until it has an answer that stands.
 async fn final_answer(app: &Application, customer: &Customer, lines: &[(&str, i64)], card: &str) -> Response {
-    until("an answer that stands", async || {
-        match customer.order(app, "the-key", lines, card).await {
-            Ok(response) if !matches!(response.status, 409 | 500..) => Some(response),
-            _ => None,
-        }
+    until("an answer that stands", async || match customer.order(app, "the-key", lines, card).await {
+        Ok(response) if !matches!(response.status, 409 | 500..) => Some(response),
+        _ => None,
     })
     .await
 }
@@ -179,10 +170,7 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Res
                 app.start_again(&[]).await?;
             }
             until("the application to be ready", async || {
-                app.get("/readyz")
-                    .await
-                    .ok()
-                    .filter(|response| response.status == 200)
+                app.get("/readyz").await.ok().filter(|response| response.status == 200)
             })
             .await;
         }
@@ -191,10 +179,7 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Res
             assert_eq!((again.status, &again.json), (201, json), "{topology}: {key}");
         }
         let report = clean_audit(&app).await?;
-        assert!(
-            report["orders"].as_u64() >= Some(acknowledged.len() as u64),
-            "{report}"
-        );
+        assert!(report["orders"].as_u64() >= Some(acknowledged.len() as u64), "{report}");
         app.stop().await?;
     }
     Ok(())

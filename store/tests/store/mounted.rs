@@ -20,14 +20,9 @@ async fn visits(State(visits): State<Visits>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_moves_into_an_existing_program() -> anyhow::Result<()> {
     let data = tempfile::tempdir()?;
-    let mounted = App::new("existing")
-        .module(store_products::module)
-        .mount(data.path())
-        .await?;
-    let program = Router::new()
-        .route("/visits", get(visits))
-        .merge(mounted.router())
-        .with_state(Visits::default());
+    let mounted = App::new("existing").module(store_products::module).mount(data.path()).await?;
+    let program =
+        Router::new().route("/visits", get(visits)).merge(mounted.router()).with_state(Visits::default());
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -39,28 +34,15 @@ async fn a_module_moves_into_an_existing_program() -> anyhow::Result<()> {
             })
             .await
     });
-    until("the modules to be ready", async || {
-        mounted.missing().is_empty().then_some(())
-    })
-    .await;
+    until("the modules to be ready", async || mounted.missing().is_empty().then_some(())).await;
     let http = Http::new(&url, "");
     assert_eq!(http.send(Request::get("/visits")).await?.body, "0");
     assert_eq!(http.send(Request::get("/visits")).await?.body, "1");
     let products = http.send(Request::get("/products?limit=2")).await?;
-    assert_eq!(
-        (products.status, products.json["items"].as_array().map(Vec::len)),
-        (200, Some(2))
-    );
+    assert_eq!((products.status, products.json["items"].as_array().map(Vec::len)), (200, Some(2)));
     // The modules' paths are behind modulith's edge; the program's own are not touched by it.
-    assert_eq!(
-        http.send(Request::get("/products/none")).await?.problem(),
-        "no-such-product"
-    );
-    assert_eq!(
-        http.send(Request::get("/orders")).await?.body,
-        "",
-        "the program's own 404"
-    );
+    assert_eq!(http.send(Request::get("/products/none")).await?.problem(), "no-such-product");
+    assert_eq!(http.send(Request::get("/orders")).await?.body, "", "the program's own 404");
     drop(http);
     let _ = stop.send(());
     server.await??;

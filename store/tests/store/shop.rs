@@ -19,10 +19,7 @@ pub(crate) fn program() -> Program {
     let split = split_topology();
     Program::new(env!("CARGO_BIN_EXE_store"))
         .topology("monolith", None)
-        .topology(
-            "split",
-            Some(split.to_str().expect("a path of this repository is text")),
-        )
+        .topology("split", Some(split.to_str().expect("a path of this repository is text")))
 }
 
 /// A user of the shop.
@@ -34,28 +31,15 @@ impl Customer {
     pub(crate) async fn sign_up(app: &Application, email: &str) -> anyhow::Result<Self> {
         let user = json!({"email": email, "name": "A Customer", "password": "correct horse battery"});
         let response = app.send(Request::post("/users", &user)).await?;
-        anyhow::ensure!(
-            response.status == 201,
-            "sign-up: {} {}",
-            response.status,
-            response.json
-        );
+        anyhow::ensure!(response.status == 201, "sign-up: {} {}", response.status, response.json);
         Self::sign_in(app, email).await
     }
 
     pub(crate) async fn sign_in(app: &Application, email: &str) -> anyhow::Result<Self> {
         let session = json!({"email": email, "password": "correct horse battery"});
         let response = app.send(Request::post("/sessions", &session)).await?;
-        anyhow::ensure!(
-            response.status == 200,
-            "sign-in: {} {}",
-            response.status,
-            response.json
-        );
-        let token = response.json["token"]
-            .as_str()
-            .context("a session has a token")?
-            .to_owned();
+        anyhow::ensure!(response.status == 200, "sign-in: {} {}", response.status, response.json);
+        let token = response.json["token"].as_str().context("a session has a token")?.to_owned();
         Ok(Self { token })
     }
 
@@ -74,8 +58,7 @@ impl Customer {
         lines: &[(&str, i64)],
         card: &str,
     ) -> anyhow::Result<Response> {
-        self.send(app, Request::post("/orders", &order(lines, card)).key(key))
-            .await
+        self.send(app, Request::post("/orders", &order(lines, card)).key(key)).await
     }
 }
 
@@ -97,16 +80,11 @@ pub(crate) async fn products(app: &Application, count: usize) -> anyhow::Result<
     anyhow::ensure!(page.status == 200, "products: {} {}", page.status, page.json);
     let items = page.json["items"].as_array().context("a page has items")?;
     anyhow::ensure!(items.len() == count, "the catalogue has {count} products");
-    Ok(items
-        .iter()
-        .filter_map(|item| item["id"].as_str().map(str::to_owned))
-        .collect())
+    Ok(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect())
 }
 
 pub(crate) async fn stock(app: &Application, product: &str) -> anyhow::Result<i64> {
-    app.get(&format!("/products/{product}")).await?.json["stock"]
-        .as_i64()
-        .context("a product has a stock")
+    app.get(&format!("/products/{product}")).await?.json["stock"].as_i64().context("a product has a stock")
 }
 
 /// Waits until no saga is open: after a pivot, steps go on behind the answer.
@@ -128,9 +106,6 @@ pub(crate) async fn clean_audit(app: &Application) -> anyhow::Result<Value> {
         .await?;
     let report: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("audit printed {}", String::from_utf8_lossy(&output.stderr)))?;
-    anyhow::ensure!(
-        output.status.success() && report["mismatches"] == json!([]),
-        "audit: {report:#}"
-    );
+    anyhow::ensure!(output.status.success() && report["mismatches"] == json!([]), "audit: {report:#}");
     Ok(report)
 }

@@ -8,5 +8,5 @@ mod table;
 mod walk;
 
 pub use run::{Modules, Run, RunEnd, SagaId, StepDone, run_steps};
-pub use table::{Begun, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
+pub use table::{Begun, NewSaga, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
 pub use walk::{Heard, Next, Place, Walk};

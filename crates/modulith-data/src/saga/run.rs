@@ -41,15 +41,10 @@ pub struct Modules {
 
 impl Modules {
     pub fn new(modules: &[Arc<ModuleCode>]) -> Self {
-        let entries = modules.iter().flat_map(|module| {
-            module
-                .contracts
-                .iter()
-                .map(|served| (served.contract.name, module.clone()))
-        });
-        Self {
-            by_contract: entries.collect(),
-        }
+        let entries = modules
+            .iter()
+            .flat_map(|module| module.contracts.iter().map(|served| (served.contract.name, module.clone())));
+        Self { by_contract: entries.collect() }
     }
 
     /// The module that serves a contract here.
@@ -110,14 +105,7 @@ pub struct Run<'a> {
 ///
 /// A fault: nothing of it stands.
 pub fn run_steps(session: &mut dyn Session, modules: &Modules, run: &Run<'_>) -> Result<RunEnd, Fault> {
-    let Run {
-        plan,
-        id,
-        steps,
-        input,
-        known,
-        fresh,
-    } = run;
+    let Run { plan, id, steps, input, known, fresh } = run;
     let first = steps.start;
     let mut done: Vec<StepDone> = Vec::with_capacity(steps.len());
     for step in steps.clone() {
@@ -130,20 +118,12 @@ pub fn run_steps(session: &mut dyn Session, modules: &Modules, run: &Run<'_>) ->
         let module = modules.expect(model.contract)?;
         let method = module.expect_method(model.contract, model.method)?;
         let hash = body_hash(&(model.codec.encode_request)(request.as_ref())?);
-        let keyed = Keyed {
-            key: id.key(step),
-            request: request.as_ref(),
-            hash,
-            fresh: *fresh,
-            expires_at: None,
-        };
+        let keyed =
+            Keyed { key: id.key(step), request: request.as_ref(), hash, fresh: *fresh, expires_at: None };
         match inbox::command(session, module, method, &keyed)? {
             CommandEnd::Done { answer, stored } => done.push(StepDone { answer, stored }),
             CommandEnd::Stored(Outcome::Done(stored)) => {
-                done.push(StepDone {
-                    answer: (model.codec.decode_answer)(&stored)?,
-                    stored,
-                });
+                done.push(StepDone { answer: (model.codec.decode_answer)(&stored)?, stored });
             }
             // The command has rolled back the run and stored its refusal.
             CommandEnd::Refused(_, record) => return Ok(RunEnd::Refused { step, record }),

@@ -31,6 +31,21 @@ const ABORTING: i64 = 1;
 const DONE: i64 = 2;
 const ABORTED: i64 = 3;
 
+/// A saga that begins.
+pub struct NewSaga<'a> {
+    pub id: SagaId,
+    pub plan: &'a PlanModel,
+    pub input: &'a [u8],
+    pub key: Option<&'a ClientKey>,
+}
+
+fn ended_state(end: &SagaEnd) -> i64 {
+    match end {
+        SagaEnd::Done(_) => DONE,
+        SagaEnd::Refused(_) | SagaEnd::Aborted(_) => ABORTED,
+    }
+}
+
 /// Whether a saga was begun.
 #[derive(Debug)]
 pub enum Begun {
@@ -51,14 +66,10 @@ impl Stored {
     /// As the end of a start that met it.
     pub fn into_end(self) -> Result<SagaEnd, NotRun> {
         match self {
-            Stored::KeyReused => Err(NotRun::new(
-                NotRunReason::KeyReused,
-                "the idempotency key was used with another request",
-            )),
-            Stored::Running => Err(NotRun::new(
-                NotRunReason::Running,
-                "a saga with this key is running",
-            )),
+            Stored::KeyReused => {
+                Err(NotRun::new(NotRunReason::KeyReused, "the idempotency key was used with another request"))
+            }
+            Stored::Running => Err(NotRun::new(NotRunReason::Running, "a saga with this key is running")),
             Stored::Ended(end) => Ok(end),
         }
     }
@@ -79,26 +90,16 @@ pub struct OpenSaga {
 }
 
 type FoundRow = (i64, Vec<u8>, Option<Vec<u8>>);
-type OpenRow = (
-    uuid::Uuid,
-    i64,
-    String,
-    i64,
-    i64,
-    Vec<u8>,
-    i64,
-    Option<i64>,
-    Option<Vec<u8>>,
-    i64,
-);
+type OpenRow = (uuid::Uuid, i64, String, i64, i64, Vec<u8>, i64, Option<i64>, Option<Vec<u8>>, i64);
 
 impl SagaTable {
     pub fn new(module: &str, identity: &Identity) -> Self {
         let key = "WHERE src = $1 AND seq = $2";
         Self {
             begin: format!(
-                "INSERT INTO {module}__saga (src, seq, client_hash, body_hash, plan, version, fingerprint, input, state, attempts, begun)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 1, $9) ON CONFLICT (client_hash) DO NOTHING"
+                "INSERT INTO {module}__saga
+                 (src, seq, client_hash, body_hash, plan, version, fingerprint, input, state, answer, begun, ended, attempts)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1) ON CONFLICT (client_hash) DO NOTHING"
             ),
             find_client: format!("SELECT state, body_hash, answer FROM {module}__saga WHERE client_hash = $1"),
             turn: format!("UPDATE {module}__saga SET state = {ABORTING}, frontier = $3, answer = $4 {key}"),
@@ -127,19 +128,36 @@ impl SagaTable {
     }
 
     /// Records that a saga begins. Its version and its plan's structure are pinned.
-    pub fn begin(
+    pub fn begin(&self, session: &mut dyn Session, saga: &NewSaga<'_>) -> Result<Begun, Fault> {
+        self.insert(session, saga, RUNNING, None)
+    }
+
+    /// Records a saga whose first run has answered its caller already, in the transaction of that run: one row,
+    /// written once. `is_over` tells whether nothing is left to do.
+    ///
+    /// After [`Begun::Before`] the run has to be rolled back: the client's key stands for another saga.
+    pub fn begin_answered(
         &self,
         session: &mut dyn Session,
-        id: SagaId,
-        plan: &PlanModel,
-        input: &[u8],
-        key: Option<&ClientKey>,
+        saga: &NewSaga<'_>,
+        end: &SagaEnd,
+        is_over: bool,
     ) -> Result<Begun, Fault> {
+        let state = if is_over { ended_state(end) } else { RUNNING };
+        self.insert(session, saga, state, Some(end))
+    }
+
+    fn insert(
+        &self,
+        session: &mut dyn Session,
+        saga: &NewSaga<'_>,
+        state: i64,
+        end: Option<&SagaEnd>,
+    ) -> Result<Begun, Fault> {
+        let NewSaga { id, plan, input, key } = saga;
         let now_ms = session.now_ms();
-        let (client, body) = (
-            key.map(|key| self.keyed(&key.name)),
-            key.map(|key| self.keyed(&key.body)),
-        );
+        let (client, body) = (key.map(|key| self.keyed(&key.name)), key.map(|key| self.keyed(&key.body)));
+        let (answer, ended) = (end.map(encode).transpose()?, (state >= DONE).then_some(now_ms));
         let row = (
             id.src,
             id.seq,
@@ -147,9 +165,12 @@ impl SagaTable {
             &body,
             plan.name,
             plan.version,
-            plan.fingerprint(),
-            input,
+            plan.fingerprint,
+            *input,
+            state,
+            &answer,
             now_ms,
+            ended,
         );
         if execute(session, &self.begin, row)? == 1 {
             return Ok(Begun::New);
@@ -168,9 +189,7 @@ impl SagaTable {
     /// What stands under a client's key.
     pub fn find(&self, db: &Snapshot<'_>, key: &ClientKey) -> Result<Option<Stored>, Fault> {
         let found: Option<FoundRow> = db.row(&self.find_client, (self.keyed(&key.name),))?;
-        found
-            .map(|found| stored(found, &self.keyed(&key.body)))
-            .transpose()
+        found.map(|found| stored(found, &self.keyed(&key.body))).transpose()
     }
 
     /// Records that the saga turned back at `frontier`. From here the abort is final.
@@ -181,22 +200,13 @@ impl SagaTable {
         frontier: usize,
         end: &SagaEnd,
     ) -> Result<(), Fault> {
-        execute(
-            session,
-            &self.turn,
-            (id.src, id.seq, frontier as i64, encode(end)?),
-        )
-        .map(drop)
+        execute(session, &self.turn, (id.src, id.seq, frontier as i64, encode(end)?)).map(drop)
     }
 
     /// Records how the saga ended.
     pub fn end(&self, session: &mut dyn Session, id: SagaId, end: &SagaEnd) -> Result<(), Fault> {
-        let state = match end {
-            SagaEnd::Done(_) => DONE,
-            SagaEnd::Refused(_) | SagaEnd::Aborted(_) => ABORTED,
-        };
         let now_ms = session.now_ms();
-        execute(session, &self.end, (id.src, id.seq, state, encode(end)?, now_ms)).map(drop)
+        execute(session, &self.end, (id.src, id.seq, ended_state(end), encode(end)?, now_ms)).map(drop)
     }
 
     /// Records the pivot's answer while the steps behind it are still to do.
@@ -218,24 +228,22 @@ impl SagaTable {
     pub fn open(&self, db: &Snapshot<'_>, limit: i64) -> Result<Vec<OpenSaga>, Fault> {
         let rows: Vec<OpenRow> = db.rows(&self.open, (limit,))?;
         rows.into_iter()
-            .map(
-                |(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts)| {
-                    Ok(OpenSaga {
-                        id: SagaId { src, seq },
-                        plan,
-                        version,
-                        fingerprint,
-                        input,
-                        frontier: if state == RUNNING {
-                            None
-                        } else {
-                            frontier.and_then(|step| usize::try_from(step).ok())
-                        },
-                        answer: answer.map(|bytes| decode(&bytes)).transpose()?,
-                        attempts,
-                    })
-                },
-            )
+            .map(|(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts)| {
+                Ok(OpenSaga {
+                    id: SagaId { src, seq },
+                    plan,
+                    version,
+                    fingerprint,
+                    input,
+                    frontier: if state == RUNNING {
+                        None
+                    } else {
+                        frontier.and_then(|step| usize::try_from(step).ok())
+                    },
+                    answer: answer.map(|bytes| decode(&bytes)).transpose()?,
+                    attempts,
+                })
+            })
             .collect()
     }
 
@@ -258,9 +266,6 @@ fn stored((state, body, answer): FoundRow, wanted: &[u8]) -> Result<Stored, Faul
     match answer {
         Some(answer) => decode(&answer).map(Stored::Ended),
         None if state < DONE => Ok(Stored::Running),
-        None => Err(Fault::new(
-            modulith_core::FaultKind::Type,
-            "an ended saga has no answer",
-        )),
+        None => Err(Fault::new(modulith_core::FaultKind::Type, "an ended saga has no answer")),
     }
 }

@@ -88,22 +88,12 @@ pub struct Walk {
 impl Walk {
     /// From the beginning; finished steps will answer from their inboxes.
     pub fn forward(plan: Arc<PlanModel>) -> Self {
-        Self {
-            plan,
-            done: 0,
-            tries: 0,
-            phase: Phase::Running,
-        }
+        Self { plan, done: 0, tries: 0, phase: Phase::Running }
     }
 
     /// A saga that was recorded as turned back.
     pub fn backward(plan: Arc<PlanModel>, frontier: usize) -> Self {
-        Self {
-            plan,
-            done: frontier,
-            tries: 0,
-            phase: Phase::Undoing { below: frontier },
-        }
+        Self { plan, done: frontier, tries: 0, phase: Phase::Undoing { below: frontier } }
     }
 
     /// The first step not known to be done.
@@ -127,40 +117,24 @@ impl Walk {
         match self.phase {
             Phase::Over => Next::Over,
             Phase::Turning { frontier } => Next::Turn { frontier },
-            Phase::Sealing => Next::Seal {
-                step: self.done,
-                place: at(self.done),
-            },
+            Phase::Sealing => Next::Seal { step: self.done, place: at(self.done) },
             Phase::Undoing { below } => {
-                match (0..below)
-                    .rev()
-                    .find(|step| self.plan.steps[*step].undo != UndoModel::None)
-                {
-                    Some(step) => Next::Undo {
-                        step,
-                        place: at(step),
-                    },
+                match (0..below).rev().find(|step| self.plan.steps[*step].undo != UndoModel::None) {
+                    Some(step) => Next::Undo { step, place: at(step) },
                     None => Next::End { done: false },
                 }
             }
             Phase::Running => match self.plan.steps.get(self.done) {
                 None => Next::End { done: true },
-                Some(StepModel {
-                    kind: StepKind::Effect,
-                    ..
-                }) => Next::Effect {
-                    step: self.done,
-                    place: at(self.done),
-                },
+                Some(StepModel { kind: StepKind::Effect, .. }) => {
+                    Next::Effect { step: self.done, place: at(self.done) }
+                }
                 Some(_) => {
                     let here = at(self.done);
                     let fuses =
                         |step: &&StepModel| step.kind == StepKind::Command && place(step.contract) == here;
                     let length = self.plan.steps[self.done..].iter().take_while(fuses).count();
-                    Next::Run {
-                        steps: self.done..self.done + length,
-                        place: here,
-                    }
+                    Next::Run { steps: self.done..self.done + length, place: here }
                 }
             },
         }
@@ -187,12 +161,8 @@ impl Walk {
                 self.tries = 0;
             }
             (Heard::Undone, Phase::Undoing { below }) => {
-                let step = (0..below)
-                    .rev()
-                    .find(|step| self.plan.steps[*step].undo != UndoModel::None);
-                self.phase = Phase::Undoing {
-                    below: step.unwrap_or(0),
-                };
+                let step = (0..below).rev().find(|step| self.plan.steps[*step].undo != UndoModel::None);
+                self.phase = Phase::Undoing { below: step.unwrap_or(0) };
                 self.tries = 0;
             }
             (Heard::Ended, _) => self.phase = Phase::Over,

@@ -86,10 +86,7 @@ impl Database {
     ) -> Result<Self, OpenError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let lock = lock(path)?;
-        let sqlite = |error| OpenError::Sqlite {
-            path: path.to_owned(),
-            error,
-        };
+        let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -103,9 +100,7 @@ impl Database {
             |session| set_up(path, session, modules),
             sqlite,
         )?;
-        connection
-            .pragma_update(None, "user_version", FORMAT)
-            .map_err(sqlite)?;
+        connection.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
         connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
             .map_err(sqlite)?;
@@ -117,10 +112,7 @@ impl Database {
                 let queue = queue.clone();
                 move || writer::run(&connection, &guard, &queue)
             })
-            .map_err(|error| OpenError::Io {
-                path: path.to_owned(),
-                error,
-            })?;
+            .map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
         Ok(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             path: path.to_owned(),
@@ -156,8 +148,7 @@ impl Database {
         deadline: Option<Instant>,
         work: impl FnMut(&mut dyn Session) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, CallFault> {
-        self.wait(self.queue.push(Urgency::Ordinary, deadline, work))
-            .await
+        self.wait(self.queue.push(Urgency::Ordinary, deadline, work)).await
     }
 
     /// The same for what must not wait behind new work: undo, seal, the end of a saga. It has no deadline and
@@ -226,22 +217,14 @@ impl Drop for Database {
 /// A file beside the database, locked for the life of the process: SQLite's own locks come and go with its
 /// transactions. It holds the owner's process id, for the message of the one that comes second.
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let io = |error| OpenError::Io {
-        path: path.to_owned(),
-        error,
-    };
+    let io = |error| OpenError::Io { path: path.to_owned(), error };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
     let mut sidecar = path.as_os_str().to_owned();
     sidecar.push(".lock");
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&sidecar)
-        .map_err(io)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&sidecar).map_err(io)?;
     refuse_network(path, &file)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
@@ -249,15 +232,9 @@ fn lock(path: &Path) -> Result<File, OpenError> {
             let mut owner = String::new();
             // Without the owner's number the message is still right.
             let _ = file.read_to_string(&mut owner);
-            let owner = if owner.trim().is_empty() {
-                String::new()
-            } else {
-                format!(" (process {})", owner.trim())
-            };
-            return Err(OpenError::InUse {
-                path: path.to_owned(),
-                owner,
-            });
+            let owner =
+                if owner.trim().is_empty() { String::new() } else { format!(" (process {})", owner.trim()) };
+            return Err(OpenError::InUse { path: path.to_owned(), owner });
         }
         Err(errno) => return Err(io(errno.into())),
     }
@@ -279,10 +256,7 @@ fn refuse_network(path: &Path, file: &File) -> Result<(), OpenError> {
         Ok(0x00c3_6400) => "Ceph",
         _ => return Ok(()),
     };
-    Err(OpenError::NetworkFileSystem {
-        path: path.to_owned(),
-        kind,
-    })
+    Err(OpenError::NetworkFileSystem { path: path.to_owned(), kind })
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -292,36 +266,22 @@ fn refuse_network(_: &Path, _: &File) -> Result<(), OpenError> {
 
 /// Reads whose file it is, and sets what holds for the connection.
 fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
-    let sqlite = |error| OpenError::Sqlite {
-        path: path.to_owned(),
-        error,
-    };
+    let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
     connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    let pragma = |name: &str| {
-        connection
-            .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
-            .map_err(sqlite)
-    };
+    let pragma =
+        |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(sqlite);
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(sqlite)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
     match (application, tables) {
         (APPLICATION_ID, _) if version > FORMAT => {
-            return Err(OpenError::Newer {
-                path: path.to_owned(),
-                found: version,
-            });
+            return Err(OpenError::Newer { path: path.to_owned(), found: version });
         }
         (APPLICATION_ID, _) => {}
-        (0, 0) => connection
-            .pragma_update(None, "application_id", APPLICATION_ID)
-            .map_err(sqlite)?,
+        (0, 0) => connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?,
         _ => {
-            return Err(OpenError::Foreign {
-                path: path.to_owned(),
-            });
+            return Err(OpenError::Foreign { path: path.to_owned() });
         }
     }
     for (name, value) in [
@@ -344,10 +304,7 @@ fn set_up(
     session: &mut dyn Session,
     modules: &[(Arc<str>, &'static [Migration])],
 ) -> Result<Identity, OpenError> {
-    let fault = |fault| OpenError::Fault {
-        path: path.to_owned(),
-        fault,
-    };
+    let fault = |fault| OpenError::Fault { path: path.to_owned(), fault };
     for statement in [
         "CREATE TABLE IF NOT EXISTS modulith__identity (
             one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL, incarnation INTEGER NOT NULL, secret BLOB NOT NULL
@@ -361,12 +318,7 @@ fn set_up(
     }
     let (id, secret) = (
         Uuid::now_v7(),
-        Uuid::new_v4()
-            .as_bytes()
-            .iter()
-            .chain(Uuid::new_v4().as_bytes())
-            .copied()
-            .collect::<Vec<u8>>(),
+        Uuid::new_v4().as_bytes().iter().chain(Uuid::new_v4().as_bytes()).copied().collect::<Vec<u8>>(),
     );
     (id, &secret[..])
         .with(|values| {
@@ -377,19 +329,15 @@ fn set_up(
             )
         })
         .map_err(fault)?;
-    session
-        .execute("UPDATE modulith__identity SET incarnation = incarnation + 1", &[])
-        .map_err(fault)?;
+    session.execute("UPDATE modulith__identity SET incarnation = incarnation + 1", &[]).map_err(fault)?;
     let now_ms = session.now_ms();
     let row: Option<(Uuid, i64, Vec<u8>)> = Snapshot::new(session.statements(), now_ms)
         .row("SELECT id, incarnation, secret FROM modulith__identity", ())
         .map_err(fault)?;
     let (id, incarnation, secret) = row.expect("the identity was written above");
     for (module, migrations) in modules {
-        migrate::apply(session, module, migrations, checksum).map_err(|error| OpenError::Migration {
-            path: path.to_owned(),
-            error,
-        })?;
+        migrate::apply(session, module, migrations, checksum)
+            .map_err(|error| OpenError::Migration { path: path.to_owned(), error })?;
     }
     let secret = secret.try_into().map_err(|_| {
         fault(Fault::new(
@@ -397,16 +345,10 @@ fn set_up(
             "modulith__identity.secret has another length than 32",
         ))
     })?;
-    Ok(Identity {
-        id,
-        incarnation,
-        secret,
-    })
+    Ok(Identity { id, incarnation, secret })
 }
 
 /// Line ends are not part of a migration's meaning.
 fn checksum(sql: &str) -> Vec<u8> {
-    ring::digest::digest(&ring::digest::SHA256, sql.replace("\r\n", "\n").trim().as_bytes())
-        .as_ref()
-        .to_vec()
+    ring::digest::digest(&ring::digest::SHA256, sql.replace("\r\n", "\n").trim().as_bytes()).as_ref().to_vec()
 }

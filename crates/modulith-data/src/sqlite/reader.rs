@@ -34,10 +34,7 @@ pub(super) fn with_snapshot<T>(
             return Ok(reader.clone());
         }
         let reader = Rc::new(open(path).map_err(|error| {
-            Fault::new(
-                FaultKind::Statement,
-                format!("cannot open {} for reading: {error}", path.display()),
-            )
+            Fault::new(FaultKind::Statement, format!("cannot open {} for reading: {error}", path.display()))
         })?);
         readers.push((database, reader.clone()));
         Ok(reader)
@@ -77,9 +74,7 @@ impl Lazy<'_> {
 
 fn control(connection: &Connection, sql: &str) -> Result<(), Fault> {
     let run = || connection.prepare_cached(sql)?.execute([]);
-    run()
-        .map(drop)
-        .map_err(|error| Fault::new(FaultKind::Statement, format!("{sql}: {error}")))
+    run().map(drop).map_err(|error| Fault::new(FaultKind::Statement, format!("{sql}: {error}")))
 }
 
 impl Statements for Lazy<'_> {

@@ -23,13 +23,7 @@ pub(super) struct Rights<'c> {
 
 impl<'c> Rights<'c> {
     pub(super) fn new(connection: &'c Connection, guard: &'c Guard) -> Self {
-        Self {
-            connection,
-            guard,
-            module: None,
-            migrating: false,
-            text: String::new(),
-        }
+        Self { connection, guard, module: None, migrating: false, text: String::new() }
     }
 
     /// From now on modules act with the rights of a migration.
@@ -131,10 +125,9 @@ impl Columns for Shown<'_, '_> {
                 .map(Value::Text)
                 .map_err(|_| Fault::new(FaultKind::Type, format!("column {} is no UTF-8", index + 1))),
             ValueRef::Blob(bytes) => Ok(Value::Bytes(bytes)),
-            ValueRef::Real(_) => Err(Fault::new(
-                FaultKind::Type,
-                format!("column {} is a floating-point number", index + 1),
-            )),
+            ValueRef::Real(_) => {
+                Err(Fault::new(FaultKind::Type, format!("column {} is a floating-point number", index + 1)))
+            }
         }
     }
 }

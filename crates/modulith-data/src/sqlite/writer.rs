@@ -35,11 +35,7 @@ pub struct WriterLimits {
 
 impl Default for WriterLimits {
     fn default() -> Self {
-        Self {
-            queue_max: 8_192,
-            batch_max: 512,
-            batch_time_max: Duration::from_millis(5),
-        }
+        Self { queue_max: 8_192, batch_max: 512, batch_time_max: Duration::from_millis(5) }
     }
 }
 
@@ -116,11 +112,7 @@ impl<T: Send, F: FnMut(&mut dyn Session) -> Result<T, Fault> + Send> Job for Wor
 
 impl Queue {
     pub(super) fn new(limits: WriterLimits) -> Self {
-        Self {
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            limits,
-        }
+        Self { state: Mutex::default(), wake: Condvar::new(), limits }
     }
 
     pub(super) fn push<T: Send + 'static>(
@@ -130,21 +122,13 @@ impl Queue {
         work: impl FnMut(&mut dyn Session) -> Result<T, Fault> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, CallFault>>, NotRun> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Work {
-            work,
-            deadline,
-            answer: None,
-            reply,
-        });
+        let job = Box::new(Work { work, deadline, answer: None, reply });
         let mut state = self.state.lock();
         if let Some(broken) = &state.broken {
             return Err(NotRun::new(NotRunReason::Fault, broken.clone()));
         }
         if state.stopping {
-            return Err(NotRun::new(
-                NotRunReason::Stopping,
-                "the database is being closed",
-            ));
+            return Err(NotRun::new(NotRunReason::Stopping, "the database is being closed"));
         }
         match urgency {
             Urgency::Reserved => state.reserved.push_back(job),
@@ -181,11 +165,7 @@ impl Queue {
             self.wake.wait(&mut state);
         }
         batch.append(&mut state.reserved);
-        let room = self
-            .limits
-            .batch_max
-            .saturating_sub(batch.len())
-            .min(state.ordinary.len());
+        let room = self.limits.batch_max.saturating_sub(batch.len()).min(state.ordinary.len());
         batch.extend(state.ordinary.drain(..room));
         true
     }
@@ -237,25 +217,19 @@ fn commit(
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
             let reason = format!("cannot begin: {error}");
-            answer(
-                ran.into_iter().chain(batch.drain(..).map(|job| (job, Ran::Ok))),
-                || Err(NotRun::new(NotRunReason::Fault, reason.clone()).into()),
-            );
+            answer(ran.into_iter().chain(batch.drain(..).map(|job| (job, Ran::Ok))), || {
+                Err(NotRun::new(NotRunReason::Fault, reason.clone()).into())
+            });
             return if is_passing(&error) { Ok(()) } else { Err(reason) };
         }
         let began = Instant::now();
-        let mut session = WriteSession {
-            rights: Rights::new(connection, guard),
-            now_ms: now_ms(),
-        };
+        let mut session = WriteSession { rights: Rights::new(connection, guard), now_ms: now_ms() };
         while let Some(mut job) = batch.pop_front() {
             let outcome = run_one(&mut session, job.as_mut(), began);
             if connection.is_autocommit() {
                 // The culprit ended the transaction for all; its neighbours run again without it.
-                let fault = Fault::new(
-                    FaultKind::Lost,
-                    "a statement ended the transaction; it was rolled back",
-                );
+                let fault =
+                    Fault::new(FaultKind::Lost, "a statement ended the transaction; it was rolled back");
                 job.finish(Err(CallFault::NotRun(match outcome {
                     Ran::Failed(CallFault::NotRun(not_run)) => not_run,
                     _ => fault.into(),
@@ -285,9 +259,7 @@ fn commit(
                 // The commit frame was not written: certainly not run.
                 let _ = control(connection, "ROLLBACK");
                 let detail = format!("the disk is full: {error}");
-                answer(ran.into_iter(), || {
-                    Err(NotRun::new(NotRunReason::Fault, detail.clone()).into())
-                });
+                answer(ran.into_iter(), || Err(NotRun::new(NotRunReason::Fault, detail.clone()).into()));
                 Ok(())
             }
             Err(error) => {
@@ -312,24 +284,15 @@ fn answer(ran: impl Iterator<Item = (Box<dyn Job>, Ran)>, fate: impl Fn() -> Res
 
 /// A lock that another connection holds for longer than the busy timeout passes; everything else stays.
 fn is_passing(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> Ran {
     if job.deadline().is_some_and(|deadline| deadline < now) {
-        return not_run(NotRun::new(
-            NotRunReason::Deadline,
-            "the deadline passed in the writer's queue",
-        ));
+        return not_run(NotRun::new(NotRunReason::Deadline, "the deadline passed in the writer's queue"));
     }
     if job.is_abandoned() {
-        return not_run(NotRun::new(
-            NotRunReason::Deadline,
-            "the caller left before it began",
-        ));
+        return not_run(NotRun::new(NotRunReason::Deadline, "the caller left before it began"));
     }
     let connection = session.rights.connection;
     if let Err(error) = control(connection, "SAVEPOINT work") {
@@ -354,9 +317,7 @@ fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> R
     };
     let end = match &result {
         Ok(()) => control(connection, "RELEASE work"),
-        Err(_) => session
-            .rollback_savepoint()
-            .and_then(|()| control(connection, "RELEASE work")),
+        Err(_) => session.rollback_savepoint().and_then(|()| control(connection, "RELEASE work")),
     };
     match (result, end) {
         (Ok(()), Ok(())) => Ran::Ok,
@@ -370,14 +331,9 @@ fn not_run(not_run: NotRun) -> Ran {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!(
-        "the module's code panicked: {}",
-        text.unwrap_or("without a message")
-    )
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the module's code panicked: {}", text.unwrap_or("without a message"))
 }
 
 /// A deferred foreign key would fail the COMMIT, and with it every neighbour in the batch.
@@ -402,9 +358,7 @@ fn control(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 
 /// Wall-clock time in milliseconds since 1970.
 pub(super) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -438,8 +392,7 @@ impl Session for WriteSession<'_> {
         self.rights.act_as(module);
     }
     fn rollback(&mut self) -> Result<(), Fault> {
-        self.rollback_savepoint()
-            .map_err(|error| Fault::new(FaultKind::Lost, format!("rollback: {error}")))
+        self.rollback_savepoint().map_err(|error| Fault::new(FaultKind::Lost, format!("rollback: {error}")))
     }
     fn now_ms(&self) -> i64 {
         self.now_ms
@@ -458,10 +411,7 @@ pub(super) fn with_setup_session<T, E>(
 ) -> Result<T, E> {
     control(connection, "BEGIN IMMEDIATE").map_err(&failed)?;
     control(connection, "SAVEPOINT work").map_err(&failed)?;
-    let mut session = WriteSession {
-        rights: Rights::new(connection, guard).migrating(),
-        now_ms: now_ms(),
-    };
+    let mut session = WriteSession { rights: Rights::new(connection, guard).migrating(), now_ms: now_ms() };
     match setup(&mut session) {
         Ok(done) => {
             control(connection, "RELEASE work").map_err(&failed)?;

@@ -41,9 +41,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
         match serde_json::to_vec(&self.0) {
             Ok(body) => {
                 let mut response = Response::new(Body::from(body));
-                response
-                    .headers_mut()
-                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 response
             }
             Err(error) => {
@@ -77,10 +75,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Keyed<T> {
         let (parts, body) = request.into_parts();
         let key = idempotency_key(&parts.headers)?;
         media_type(&parts.headers)?;
-        let limit = parts
-            .extensions
-            .get::<Limits>()
-            .map_or(Limits::BODY_BYTES_MAX, |limits| limits.body_bytes_max);
+        let limit =
+            parts.extensions.get::<Limits>().map_or(Limits::BODY_BYTES_MAX, |limits| limits.body_bytes_max);
         let bytes = read(body, limit).await?;
         let path = match parts.extensions.get::<MatchedPath>() {
             Some(matched) => matched.as_str(),
@@ -93,10 +89,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Keyed<T> {
             None => "".into(),
         };
         let key = ClientKey::new(&principal, &route(&parts.method, path), key, &bytes);
-        Ok(Self {
-            key,
-            body: read_json(&bytes)?,
-        })
+        Ok(Self { key, body: read_json(&bytes)? })
     }
 }
 
@@ -106,12 +99,8 @@ fn route(method: &Method, path: &str) -> String {
 
 fn idempotency_key(headers: &HeaderMap) -> Result<&str, Problem> {
     let invalid = || {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "idempotency-key-invalid",
-            "The Idempotency-Key cannot be used",
-        )
-        .detail("Send one Idempotency-Key header of 1 to 255 visible ASCII characters.")
+        Problem::new(StatusCode::BAD_REQUEST, "idempotency-key-invalid", "The Idempotency-Key cannot be used")
+            .detail("Send one Idempotency-Key header of 1 to 255 visible ASCII characters.")
     };
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     match (keys.next(), keys.next()) {
@@ -135,28 +124,20 @@ fn idempotency_key(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 fn body_bytes_max(request: &Request) -> usize {
-    request
-        .extensions()
-        .get::<Limits>()
-        .map_or(Limits::BODY_BYTES_MAX, |limits| limits.body_bytes_max)
+    request.extensions().get::<Limits>().map_or(Limits::BODY_BYTES_MAX, |limits| limits.body_bytes_max)
 }
 
 fn media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let json = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            let essence = value.split(';').next().unwrap_or_default().trim();
-            essence.eq_ignore_ascii_case("application/json")
-                || (essence
-                    .get(..12)
-                    .is_some_and(|head| head.eq_ignore_ascii_case("application/"))
-                    && essence
-                        .len()
-                        .checked_sub(5)
-                        .and_then(|at| essence.get(at..))
-                        .is_some_and(|tail| tail.eq_ignore_ascii_case("+json")))
-        });
+    let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+            || (essence.get(..12).is_some_and(|head| head.eq_ignore_ascii_case("application/"))
+                && essence
+                    .len()
+                    .checked_sub(5)
+                    .and_then(|at| essence.get(at..))
+                    .is_some_and(|tail| tail.eq_ignore_ascii_case("+json")))
+    });
     match json {
         true => Ok(()),
         false => Err(Problem::new(
@@ -174,11 +155,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
         Err(error) if too_large(error.as_ref()) => Err(Problem::too_large(limit)),
         Err(error) => {
             tracing::debug!(%error, "body not read");
-            Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "body-unreadable",
-                "The body could not be read",
-            ))
+            Err(Problem::new(StatusCode::BAD_REQUEST, "body-unreadable", "The body could not be read"))
         }
     }
 }
@@ -201,10 +178,7 @@ fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
                 return Err(malformed(&error));
             }
             let path = error.path().to_string();
-            Err(Problem::invalid([super::mismatch(
-                &path,
-                &error.inner().to_string(),
-            )]))
+            Err(Problem::invalid([super::mismatch(&path, &error.inner().to_string())]))
         }
         Err(error) => Err(malformed(error.inner())),
     }

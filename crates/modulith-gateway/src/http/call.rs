@@ -5,14 +5,14 @@
 //! for the log, under the request's id, and never reach the client.
 
 use http::StatusCode;
-use modulith_core::{CallError, Context, NotRun, NotRunReason, Refusal, RefusalRecord, SagaRefused, Unknown};
+use modulith_core::{CallError, Context, NotRun, NotRunReason, Refusal, RefusalRecord, Unknown};
 
 use super::Problem;
 
 impl Problem {
     /// The problem of a refusal: its status, its code, its text, and its fields as extension members.
     pub fn refused<E: Refusal>(refusal: &E) -> Self {
-        match RefusalRecord::of(refusal) {
+        match refusal.record() {
             Ok(record) => record.into(),
             Err(fault) => {
                 // The refusal is certain; only its fields are lost.
@@ -22,24 +22,9 @@ impl Problem {
         }
     }
 
-    /// The problem of a saga's call: `sagas.start(..).await.map_err(Problem::of_saga)?`.
-    ///
-    /// A function and no `From`, because [`SagaRefused`] is no [`Refusal`] and Rust cannot know that it never
-    /// becomes one.
-    pub fn of_saga(error: CallError<SagaRefused>) -> Self {
-        match error {
-            CallError::Refused(refused) => refused.into(),
-            CallError::RefusedOther(record) => record.into(),
-            CallError::NotRun(not_run) => not_run.into(),
-            CallError::Unknown(unknown) => unknown.into(),
-        }
-    }
-
     fn plain(status: u16, code: String, text: String) -> Self {
         // A refusal says no. A contract that calls it a success or an impossible status gets the default.
-        let status = StatusCode::from_u16(status)
-            .ok()
-            .filter(|status| status.as_u16() >= 400);
+        let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 400);
         let title = title(&code);
         Self::new(status.unwrap_or(StatusCode::CONFLICT), code, title).detail(text)
     }
@@ -53,12 +38,6 @@ impl<E: Refusal> From<CallError<E>> for Problem {
             CallError::NotRun(not_run) => not_run.into(),
             CallError::Unknown(unknown) => unknown.into(),
         }
-    }
-}
-
-impl From<SagaRefused> for Problem {
-    fn from(refused: SagaRefused) -> Self {
-        refused.refusal.into()
     }
 }
 
@@ -105,12 +84,10 @@ impl From<NotRun> for Problem {
                 "The first request with this key still runs",
             )
             .retry_after(1),
-            NotRunReason::Aborted => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "aborted",
-                "It could not be completed",
-            )
-            .detail("What had begun is undone. Try again later, with a new Idempotency-Key."),
+            NotRunReason::Aborted => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "aborted", "It could not be completed")
+                    .detail("What had begun is undone. Try again later, with a new Idempotency-Key.")
+            }
             NotRunReason::Expired => Problem::new(
                 StatusCode::CONFLICT,
                 "idempotency-key-expired",

@@ -27,9 +27,7 @@ fn mismatch(path: &str, message: &str) -> (String, String) {
     };
     let parent = if path == "." { "" } else { path };
     // A missing field is reported on what should have had it.
-    let missing = reason
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.strip_suffix('`'));
+    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     let field = match missing {
         Some(name) if parent.is_empty() => name.to_owned(),
         Some(name) => format!("{parent}.{name}"),

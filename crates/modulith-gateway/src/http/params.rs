@@ -19,29 +19,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         if !escapes_are_whole(query) {
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "malformed-query",
-                "The query cannot be read",
-            ));
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed-query", "The query cannot be read"));
         }
         let pairs = form_urlencoded::parse(query.as_bytes());
-        serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs))
-            .map(Self)
-            .map_err(|error| {
+        serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs)).map(Self).map_err(
+            |error| {
                 let path = error.path().to_string();
                 Problem::invalid([super::mismatch(&path, &error.inner().to_string())])
-            })
+            },
+        )
     }
 }
 
 fn escapes_are_whole(query: &str) -> bool {
-    query.split('%').skip(1).all(|after| {
-        after
-            .as_bytes()
-            .get(..2)
-            .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
-    })
+    query
+        .split('%')
+        .skip(1)
+        .all(|after| after.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
 }
 
 /// The captured segments of the path. A segment that cannot be read as its type names nothing, so it is a 404.

@@ -106,12 +106,8 @@ impl Problem {
         let errors: Vec<Value> = (errors.into_iter())
             .map(|(field, reason)| serde_json::json!({ "field": field.into(), "reason": reason.into() }))
             .collect();
-        Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid",
-            "The request is not valid",
-        )
-        .with("errors", errors)
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid")
+            .with("errors", errors)
     }
 
     /// 404: there is nothing here.
@@ -127,15 +123,8 @@ impl Problem {
 
     /// 401 for a caller whose token counts for nothing. Why is not told: it would help only a forger.
     pub(crate) fn token_invalid() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "token-invalid",
-            "The token is not valid or has expired",
-        )
-        .header(
-            WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer error=\"invalid_token\""),
-        )
+        Self::new(StatusCode::UNAUTHORIZED, "token-invalid", "The token is not valid or has expired")
+            .header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))
     }
 
     /// 403: known, and still not allowed.
@@ -144,48 +133,28 @@ impl Problem {
     }
 
     pub(crate) fn too_large(body_bytes_max: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body-too-large",
-            "The body is too large",
-        )
-        .with("body_bytes_max", body_bytes_max)
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
+            .with("body_bytes_max", body_bytes_max)
     }
 
     pub(crate) fn wrong_method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            "Method not allowed",
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Something broke on our side",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something broke on our side")
     }
 
     /// 503 with `Retry-After: 1`: certainly not done.
     pub(crate) fn unavailable(code: &'static str) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            code,
-            "Not available at the moment",
-        )
-        .detail("Nothing was done. Trying again is safe.")
-        .retry_after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "Not available at the moment")
+            .detail("Nothing was done. Trying again is safe.")
+            .retry_after(1)
     }
 
     /// 504 of a request that certainly did nothing.
     pub(crate) fn deadline() -> Self {
-        Self::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "deadline-exceeded",
-            "No answer in time",
-        )
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline-exceeded", "No answer in time")
     }
 
     /// A type of its own, because what a client has to do differs: repeat the key, not the request.
@@ -244,9 +213,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).expect("texts and JSON values are JSON");
         let mut response = Response::new(body.into());
         *response.status_mut() = self.0.status;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         for (name, value) in self.0.headers {
             response.headers_mut().append(name, value);
         }

@@ -17,11 +17,7 @@ pub(super) fn body(incoming: Incoming, link: Link, pool: Arc<Pool>) -> Body {
         pool.keep(link);
         return Body::empty();
     }
-    Body::new(Answer {
-        incoming,
-        link: Some(link),
-        pool,
-    })
+    Body::new(Answer { incoming, link: Some(link), pool })
 }
 
 struct Answer {

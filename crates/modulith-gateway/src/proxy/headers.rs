@@ -62,9 +62,7 @@ pub(super) fn tell(headers: &mut HeaderMap, token: &HeaderValue, context: &Conte
         None => headers.remove(PRINCIPAL),
         Some(principal) => headers.insert(PRINCIPAL, principal_value(principal)),
     };
-    let left = context
-        .deadline_or_default()
-        .saturating_duration_since(Instant::now());
+    let left = context.deadline_or_default().saturating_duration_since(Instant::now());
     headers.insert(DEADLINE_MS, HeaderValue::from(left.as_millis() as u64));
     match HeaderValue::from_str(&context.request_id) {
         Ok(id) => headers.insert(REQUEST_ID, id),
@@ -112,20 +110,12 @@ mod tests {
 
     #[test]
     fn a_context_arrives_as_it_was_told() {
-        for principal in [
-            None,
-            Some(Principal::Admin),
-            Some(Principal::User("zoë\u{1}: x".into())),
-        ] {
+        for principal in [None, Some(Principal::Admin), Some(Principal::User("zoë\u{1}: x".into()))] {
             let mut headers = HeaderMap::new();
             headers.insert(PRINCIPAL, HeaderValue::from_static("user:ZXZl"));
             let deadline = Instant::now() + Duration::from_secs(5);
-            let context = Context {
-                principal,
-                deadline: Some(deadline),
-                request_id: "r-1".into(),
-                key: None,
-            };
+            let context =
+                Context { principal, deadline: Some(deadline), request_id: "r-1".into(), key: None };
             tell(&mut headers, &HeaderValue::from_static("t"), &context);
             let told = told(&mut headers).unwrap();
             assert_eq!((&told.principal, &*told.request_id), (&context.principal, "r-1"));

@@ -97,11 +97,7 @@ pub(super) enum NoLink {
 
 impl Pool {
     pub(super) fn new(address: Address) -> Self {
-        Self {
-            address,
-            idle: Mutex::default(),
-            open: Arc::new(Semaphore::new(OPEN_MAX)),
-        }
+        Self { address, idle: Mutex::default(), open: Arc::new(Semaphore::new(OPEN_MAX)) }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -130,12 +126,7 @@ impl Pool {
         let connected = tokio::time::timeout(CONNECT_TIME_MAX, self.stream()).await;
         let stream = connected.unwrap_or_else(|late| Err(late.into()))?;
         let (requests, socket) = handshake(TokioIo::new(stream)).await?;
-        Ok(Link {
-            requests,
-            socket: Some(socket),
-            idle_since: Instant::now(),
-            _permit: permit,
-        })
+        Ok(Link { requests, socket: Some(socket), idle_since: Instant::now(), _permit: permit })
     }
 
     async fn stream(&self) -> io::Result<Box<dyn Stream>> {
@@ -157,9 +148,7 @@ impl Pool {
         }
         link.idle_since = Instant::now();
         let mut idle = self.idle.lock();
-        let stale = idle
-            .first()
-            .is_some_and(|oldest| oldest.idle_since.elapsed() >= IDLE_TIME_MAX);
+        let stale = idle.first().is_some_and(|oldest| oldest.idle_since.elapsed() >= IDLE_TIME_MAX);
         let excess = (stale || idle.len() >= IDLE_MAX).then(|| idle.remove(0));
         idle.push(link);
         // Closing a socket is a system call; not under the lock.
@@ -187,9 +176,7 @@ mod tests {
             let token = AccessToken::generate().unwrap();
             let mut context = Context::background("r");
             context.deadline = Some(Instant::now());
-            Upstream::of(pool.clone())
-                .forward(Request::default(), &token, &context)
-                .await
+            Upstream::of(pool.clone()).forward(Request::default(), &token, &context).await
         };
         let response = forward().await;
         assert_eq!(response.status(), 503);

@@ -115,13 +115,7 @@ impl Upstream {
             let spare = (is_idempotent(&method) && request.body().is_end_stream()).then(|| copy(&request));
             request = match (self.exchange_on(link, request).await, spare) {
                 (Ok(response), _) => return Ok(response),
-                (
-                    Err(Failed {
-                        unsent: Some(request),
-                        ..
-                    }),
-                    _,
-                ) => *request,
+                (Err(Failed { unsent: Some(request), .. }), _) => *request,
                 (Err(Failed { error, .. }), Some(spare)) if !error.is_user() => spare,
                 (Err(Failed { error, .. }), _) => return Err(self.broken(&method, &error)),
             };
@@ -132,10 +126,9 @@ impl Upstream {
         };
         match self.exchange_on(link, request).await {
             Ok(response) => Ok(response),
-            Err(Failed {
-                unsent: Some(request),
-                error,
-            }) => Err(self.unreachable(*request, &NoLink::Handshake(error))),
+            Err(Failed { unsent: Some(request), error }) => {
+                Err(self.unreachable(*request, &NoLink::Handshake(error)))
+            }
             Err(Failed { error, .. }) => Err(self.broken(&method, &error)),
         }
     }
@@ -172,21 +165,14 @@ impl Upstream {
             NoLink::Full => Problem::unavailable("overloaded"),
             NoLink::Refused(_) | NoLink::Handshake(_) => Problem::unavailable("service-unavailable"),
         };
-        Broken::NotSent {
-            request: Box::new(request),
-            problem,
-        }
+        Broken::NotSent { request: Box::new(request), problem }
     }
 
     fn broken(&self, method: &Method, error: &hyper::Error) -> Broken {
         tracing::warn!(upstream = %self.0.address, %error, "answer broken");
         Broken::Sent(if error.is_user() {
             // The request's own body ended in an error; the edge knows if it was its length.
-            Problem::new(
-                StatusCode::BAD_REQUEST,
-                "body-unreadable",
-                "The body could not be read",
-            )
+            Problem::new(StatusCode::BAD_REQUEST, "body-unreadable", "The body could not be read")
         } else if method.is_safe() {
             Problem::new(StatusCode::BAD_GATEWAY, "answer-broken", "The answer broke off")
         } else {
@@ -204,10 +190,7 @@ struct Failed {
 impl From<TrySendError<Request>> for Failed {
     fn from(mut failed: TrySendError<Request>) -> Self {
         let unsent = failed.take_message().map(Box::new);
-        Self {
-            error: failed.into_error(),
-            unsent,
-        }
+        Self { error: failed.into_error(), unsent }
     }
 }
 
@@ -228,17 +211,12 @@ pub(crate) fn outgoing(mut request: Request, token: &HeaderValue, context: &Cont
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
     headers::tell(headers, token, context);
-    headers
-        .entry(HOST)
-        .or_insert(HeaderValue::from_static("localhost"));
+    headers.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
     request
 }
 
 fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    )
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
 fn copy(request: &Request) -> Request {

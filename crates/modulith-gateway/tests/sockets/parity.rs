@@ -30,21 +30,9 @@ async fn whole_and_split_answer_alike() {
         (204, "GET /orders/none HTTP/1.1".into(), ""),
         (200, "DELETE /orders/7 HTTP/1.1".into(), ""),
         (200, format!("POST /orders HTTP/1.1\n{json}"), order),
-        (
-            200,
-            format!("PUT /orders/keyed HTTP/1.1\n{json}\nidempotency-key: k"),
-            order,
-        ),
-        (
-            200,
-            "POST /orders/echo HTTP/1.1\ntransfer-encoding: chunked".into(),
-            "3\r\nabc\r\n0\r\n\r\n",
-        ),
-        (
-            200,
-            "POST /orders/bytes HTTP/1.1\ncontent-length: 3\nexpect: 100-continue-not".into(),
-            "abc",
-        ),
+        (200, format!("PUT /orders/keyed HTTP/1.1\n{json}\nidempotency-key: k"), order),
+        (200, "POST /orders/echo HTTP/1.1\ntransfer-encoding: chunked".into(), "3\r\nabc\r\n0\r\n\r\n"),
+        (200, "POST /orders/bytes HTTP/1.1\ncontent-length: 3\nexpect: 100-continue-not".into(), "abc"),
         (200, "GET /products/caf%C3%A9%20au HTTP/1.1".into(), ""),
         (200, format!("GET /admin/orders HTTP/1.1\n{admin}"), ""),
         (410, "POST /orders/refused HTTP/1.1\ncontent-length: 0".into(), ""),
@@ -76,16 +64,8 @@ async fn whole_and_split_answer_alike() {
         (415, "POST /orders HTTP/1.1\ncontent-length: 12".into(), order),
         (400, format!("POST /orders/keyed HTTP/1.1\n{json}"), order),
         (500, "GET /orders/panic HTTP/1.1".into(), ""),
-        (
-            504,
-            "GET /orders/never HTTP/1.1\nrequest-timeout-ms: 20".into(),
-            "",
-        ),
-        (
-            504,
-            "POST /orders/never HTTP/1.1\nrequest-timeout-ms: 20\ncontent-length: 0".into(),
-            "",
-        ),
+        (504, "GET /orders/never HTTP/1.1\nrequest-timeout-ms: 20".into(), ""),
+        (504, "POST /orders/never HTTP/1.1\nrequest-timeout-ms: 20\ncontent-length: 0".into(), ""),
     ];
     for (status, head, body) in requests {
         // Twice, so that the second goes over a connection that is already there.
@@ -100,10 +80,7 @@ async fn whole_and_split_answer_alike() {
                 whole.problem();
             }
             if status == 405 {
-                assert!(
-                    whole.header("allow").is_some_and(|allow| allow.contains("GET")),
-                    "{whole:?}"
-                );
+                assert!(whole.header("allow").is_some_and(|allow| allow.contains("GET")), "{whole:?}");
             }
         }
     }

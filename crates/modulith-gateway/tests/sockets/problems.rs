@@ -29,10 +29,7 @@ impl Refusal for HoldRefused {
 
 async fn read(problem: impl Into<Problem>) -> (u16, Option<String>, Value) {
     let response = problem.into().into_response();
-    let retry = response
-        .headers()
-        .get("retry-after")
-        .map(|value| value.to_str().unwrap().to_owned());
+    let retry = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, retry, serde_json::from_slice(&body).unwrap())
@@ -40,23 +37,17 @@ async fn read(problem: impl Into<Problem>) -> (u16, Option<String>, Value) {
 
 #[tokio::test]
 async fn a_refusal_keeps_its_status_code_text_and_fields() {
-    let refused = || HoldRefused::SoldOut {
-        products: vec!["85123A".into()],
-        status: 1,
-    };
+    let refused = || HoldRefused::SoldOut { products: vec!["85123A".into()], status: 1 };
     let expected = json!({
         "type": "/problems/sold-out", "title": "Sold out", "status": 410, "detail": "nothing is left",
         "products": ["85123A"], "status_": 1,
     });
     let record = RefusalRecord::of(&refused()).unwrap();
-    let saga = SagaRefused {
-        step: "hold_stock".into(),
-        refusal: record.clone(),
-    };
+    let saga = SagaRefused { step: "hold_stock".into(), refusal: record.clone() };
     for problem in [
         Problem::from(CallError::Refused(refused())),
         Problem::from(CallError::<Never>::RefusedOther(record)),
-        Problem::of_saga(CallError::Refused(saga.clone())),
+        Problem::from(CallError::Refused(saga.clone())),
         Problem::from(saga),
     ] {
         assert_eq!(read(problem).await, (410, None, expected.clone()));
@@ -87,15 +78,7 @@ async fn not_run_and_unknown_stay_apart_and_hide_their_details() {
     }
     let error = CallError::<Never>::Unknown(Unknown::new(UnknownReason::CommitLost, "disk on fire"));
     let (status, _, document) = read(error).await;
-    assert_eq!(
-        (status, &document["type"]),
-        (504, &json!("/problems/outcome-unknown"))
-    );
-    assert!(
-        document["detail"]
-            .as_str()
-            .unwrap()
-            .contains("same Idempotency-Key")
-    );
+    assert_eq!((status, &document["type"]), (504, &json!("/problems/outcome-unknown")));
+    assert!(document["detail"].as_str().unwrap().contains("same Idempotency-Key"));
     assert!(!document.to_string().contains("fire"));
 }

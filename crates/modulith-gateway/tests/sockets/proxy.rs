@@ -75,12 +75,7 @@ async fn large_bodies_arrive_whole() {
     };
     let (reply, ()) = tokio::join!(read_reply(&mut read, false), send);
     assert_eq!(reply.status, 200);
-    assert!(
-        reply.body == body,
-        "{} of {} bytes, or others",
-        reply.body.len(),
-        body.len()
-    );
+    assert!(reply.body == body, "{} of {} bytes, or others", reply.body.len(), body.len());
 }
 
 #[tokio::test]
@@ -98,31 +93,18 @@ async fn connections_are_kept_and_their_headers_are_not() {
         .await;
         assert_eq!((reply.status, &*reply.body), (200, &b"ok"[..]));
         assert_eq!(
-            (
-                reply.header("x-end"),
-                reply.header("x-hop"),
-                reply.header("keep-alive")
-            ),
+            (reply.header("x-end"), reply.header("x-hop"), reply.header("keep-alive")),
             (Some("1"), None, None)
         );
     }
     // All five came over the one connection that the script accepts.
     for head in script.await.unwrap() {
-        let mut names: Vec<_> = head
-            .lines()
-            .skip(1)
-            .filter_map(|line| Some(line.split_once(": ")?.0))
-            .collect();
+        let mut names: Vec<_> =
+            head.lines().skip(1).filter_map(|line| Some(line.split_once(": ")?.0)).collect();
         names.sort();
         assert_eq!(
             names,
-            [
-                "host",
-                "modulith-deadline-ms",
-                "modulith-internal",
-                "modulith-request-id",
-                "x-kept"
-            ]
+            ["host", "modulith-deadline-ms", "modulith-internal", "modulith-request-id", "x-kept"]
         );
         assert!(
             head.starts_with("GET /orders HTTP/1.1\r\n") && head.contains("host: shop.test\r\n"),
@@ -134,16 +116,9 @@ async fn connections_are_kept_and_their_headers_are_not() {
 #[tokio::test]
 async fn a_service_that_is_down_is_503_and_one_that_breaks_off_502() {
     let world = World::new();
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let gateway = world.gateway([("/orders", upstream(closed))]).await;
-    for reply in [
-        get_path(gateway, "/orders", "").await,
-        post_json(gateway, "/orders", "", "{}").await,
-    ] {
+    for reply in [get_path(gateway, "/orders", "").await, post_json(gateway, "/orders", "", "{}").await] {
         assert_eq!((reply.status, &*reply.problem()), (503, "service-unavailable"));
         assert_eq!(reply.header("retry-after"), Some("1"));
         assert!(!String::from_utf8(reply.body).unwrap().contains("127.0.0.1"));
@@ -153,27 +128,16 @@ async fn a_service_that_is_down_is_503_and_one_that_breaks_off_502() {
         let (service, _script) = scripted(vec![vec![broken], vec![broken]]).await;
         let gateway = world.gateway([("/orders", upstream(service))]).await;
         let reply = get_path(gateway, "/orders", "").await;
-        assert_eq!(
-            (reply.status, &*reply.problem()),
-            (502, "answer-broken"),
-            "{broken}"
-        );
+        assert_eq!((reply.status, &*reply.problem()), (502, "answer-broken"), "{broken}");
         let reply = ask(gateway, "POST /orders HTTP/1.1\ncontent-length: 0", "").await;
-        assert_eq!(
-            (reply.status, &*reply.problem()),
-            (502, "outcome-unknown"),
-            "{broken}"
-        );
+        assert_eq!((reply.status, &*reply.problem()), (502, "outcome-unknown"), "{broken}");
     }
 
     // Behind its head an answer can only be cut off, and must not look whole.
     let (service, _script) = scripted(vec![vec!["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"]]).await;
     let gateway = world.gateway([("/orders", upstream(service))]).await;
     let mut stream = TcpStream::connect(gateway).await.unwrap();
-    stream
-        .write_all(b"GET /orders HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(b"GET /orders HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer).await;
     assert!(
@@ -186,9 +150,7 @@ async fn a_service_that_is_down_is_503_and_one_that_breaks_off_502() {
 async fn a_service_that_does_not_answer_is_504() {
     let world = World::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gateway = world
-        .gateway([("/orders", upstream(listener.local_addr().unwrap()))])
-        .await;
+    let gateway = world.gateway([("/orders", upstream(listener.local_addr().unwrap()))]).await;
     let reply = get_path(gateway, "/orders", "request-timeout-ms: 20").await;
     assert_eq!((reply.status, &*reply.problem()), (504, "deadline-exceeded"));
     let reply = ask(gateway, "DELETE /orders HTTP/1.1\nrequest-timeout-ms: 20", "").await;
@@ -205,23 +167,13 @@ async fn a_kept_connection_that_died_costs_an_idempotent_request_nothing() {
     let world = World::new();
     // The second request of the first connection is read and never answered.
     let script = || scripted(vec![vec![OK, ""], vec![OK]]);
-    for (method, status) in [
-        ("GET", 200),
-        ("HEAD", 200),
-        ("PUT", 200),
-        ("DELETE", 200),
-        ("OPTIONS", 200),
-        ("POST", 502),
-    ] {
+    for (method, status) in
+        [("GET", 200), ("HEAD", 200), ("PUT", 200), ("DELETE", 200), ("OPTIONS", 200), ("POST", 502)]
+    {
         let (service, _script) = script().await;
         let gateway = world.gateway([("/orders", upstream(service))]).await;
         assert_eq!(get_path(gateway, "/orders", "").await.status, 200);
-        let reply = ask(
-            gateway,
-            &format!("{method} /orders HTTP/1.1\ncontent-length: 0"),
-            "",
-        )
-        .await;
+        let reply = ask(gateway, &format!("{method} /orders HTTP/1.1\ncontent-length: 0"), "").await;
         assert_eq!(reply.status, status, "{method}: {reply:?}");
     }
 
@@ -244,18 +196,11 @@ async fn a_kept_connection_that_died_costs_an_idempotent_request_nothing() {
 async fn a_replica_that_is_down_is_passed_over() {
     let world = World::new();
     let service = tcp(Internal::new(world.internal.clone(), world.limits).layer(orders())).await;
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let replicas = [closed, service, closed].map(|address| Upstream::new(Address::Tcp(address.to_string())));
     let gateway = world.gateway([("/orders", replicas.into())]).await;
     for _ in 0..12 {
-        assert_eq!(
-            post_json(gateway, "/orders", "", r#"{"lines":[]}"#).await.status,
-            200
-        );
+        assert_eq!(post_json(gateway, "/orders", "", r#"{"lines":[]}"#).await.status, 200);
     }
 }
 
@@ -273,24 +218,14 @@ async fn a_service_answers_nobody_without_the_internal_token() {
         format!("{context}\nauthorization: Bearer {token}"),
     ] {
         let reply = get_path(service, "/orders/who", &extra).await;
-        assert_eq!(
-            (reply.status, &*reply.problem()),
-            (401, "unauthorized"),
-            "{extra}"
-        );
+        assert_eq!((reply.status, &*reply.problem()), (401, "unauthorized"), "{extra}");
         assert_eq!(reply.json().get("detail"), None);
     }
     let trusted = format!("{context}\nmodulith-internal: {token}");
-    assert_eq!(
-        get_path(service, "/orders/who", &trusted).await.json()["principal"],
-        "(admin)"
-    );
+    assert_eq!(get_path(service, "/orders/who", &trusted).await.json()["principal"], "(admin)");
     for broken in ["admin", "root", "user:!"] {
         let extra = format!("modulith-internal: {token}\nmodulith-principal: {broken}");
-        assert_eq!(
-            get_path(service, "/orders/who", &extra).await.problem(),
-            "context-unreadable"
-        );
+        assert_eq!(get_path(service, "/orders/who", &extra).await.problem(), "context-unreadable");
     }
 }
 
@@ -315,8 +250,5 @@ async fn many_callers_at_once_get_their_own_answers() {
         })
     });
     let all = futures_util::future::try_join_all(callers.collect::<Vec<_>>());
-    tokio::time::timeout(Duration::from_secs(30), all)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(30), all).await.unwrap().unwrap();
 }

@@ -16,10 +16,9 @@ use crate::world::read_reply;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
 fn router() -> Router {
-    Router::new().route("/", get(async || "ok")).route(
-        "/slow",
-        get(async || tokio::time::sleep(Duration::from_secs(200)).await),
-    )
+    Router::new()
+        .route("/", get(async || "ok"))
+        .route("/slow", get(async || tokio::time::sleep(Duration::from_secs(200)).await))
 }
 
 /// In memory, because the clock is paused: it advances when nothing else can happen.
@@ -64,10 +63,7 @@ async fn a_client_keeps_a_connection_only_while_it_uses_it() {
     assert!((10..=11).contains(&drip.await), "a head in drops");
 
     let mut client = connected();
-    client
-        .write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let started = Instant::now();
     assert_eq!(read_reply(&mut client, false).await.status, 200);
     assert_eq!(started.elapsed().as_secs(), 200, "work is not interrupted");
@@ -97,9 +93,7 @@ async fn a_stop_lets_requests_end_and_closes_the_rest() {
     idle.write_all(GET).await.unwrap();
     read_reply(&mut idle, false).await;
     let mut busy = TcpStream::connect(address).await.unwrap();
-    busy.write_all(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    busy.write_all(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     at_work.recv().await.unwrap();
 
     stop.cancel();
@@ -109,9 +103,6 @@ async fn a_stop_lets_requests_end_and_closes_the_rest() {
     assert!(!server.is_finished());
     release.cancel();
     let reply = read_reply(&mut busy, false).await;
-    assert_eq!(
-        (reply.header("connection"), &*reply.body),
-        (Some("close"), &b"held"[..])
-    );
+    assert_eq!((reply.header("connection"), &*reply.body), (Some("close"), &b"held"[..]));
     server.await.unwrap();
 }

@@ -54,11 +54,7 @@ impl World {
     }
 
     pub(crate) async fn monolith(&self) -> SocketAddr {
-        let modules = [
-            ("/orders", orders()),
-            ("/products", products()),
-            ("/admin/orders", admin()),
-        ];
+        let modules = [("/orders", orders()), ("/products", products()), ("/admin/orders", admin())];
         tcp(self.edge().layer(Merged::new(RouteTable::new(modules).unwrap()))).await
     }
 
@@ -68,10 +64,8 @@ impl World {
         let hosted = RouteTable::new([("/orders", orders()), ("/admin/orders", admin())]).unwrap();
         let orders = Address::Tcp(tcp(internal.layer(Merged::new(hosted))).await.to_string());
         static SPLITS: AtomicU32 = AtomicU32::new(0);
-        let socket = self.dir.path().join(format!(
-            "products-{}.sock",
-            SPLITS.fetch_add(1, Ordering::Relaxed)
-        ));
+        let socket =
+            self.dir.path().join(format!("products-{}.sock", SPLITS.fetch_add(1, Ordering::Relaxed)));
         unix(internal.layer(products()), &socket);
         let orders: Arc<[Upstream]> = [Upstream::new(orders)].into();
         self.gateway([
@@ -84,10 +78,7 @@ impl World {
 
     pub(crate) async fn gateway<const N: usize>(&self, services: [(&str, Arc<[Upstream]>); N]) -> SocketAddr {
         let services = services.map(|(prefix, replicas)| (prefix, Target::Service(replicas)));
-        tcp(self
-            .edge()
-            .layer(Gateway::new(RouteTable::new(services).unwrap(), &self.internal)))
-        .await
+        tcp(self.edge().layer(Gateway::new(RouteTable::new(services).unwrap(), &self.internal))).await
     }
 }
 
@@ -131,39 +122,24 @@ struct Page {
 
 pub(crate) fn orders() -> Router {
     let router = Router::new()
-        .route(
-            "/orders",
-            get(async |page: Query<Page>| Json((page.0.after, page.0.count))),
-        )
+        .route("/orders", get(async |page: Query<Page>| Json((page.0.after, page.0.count))))
         .route("/orders", post(async |order: Json<Order>| order))
         .route("/orders/keyed", post(keyed).put(keyed))
-        .route(
-            "/orders/{id}",
-            get(async |id: PathOf<u32>| Json(id.0)).delete(async || ()),
-        )
+        .route("/orders/{id}", get(async |id: PathOf<u32>| Json(id.0)).delete(async || ()))
         .route("/orders/who", get(who))
-        .route(
-            "/orders/mine",
-            get(async |user: SignedIn| Json(user.id().to_owned())),
-        )
+        .route("/orders/mine", get(async |user: SignedIn| Json(user.id().to_owned())))
         .route(
             "/orders/guests",
             get(async |user: Option<SignedIn>| Json(user.map(|user| user.id().to_owned()))),
         )
         .route("/orders/operators", get(async |_: Admin| "operator"))
-        .route(
-            "/orders/bytes",
-            post(async |body: axum::body::Bytes| Json(body.len())),
-        )
+        .route("/orders/bytes", post(async |body: axum::body::Bytes| Json(body.len())))
         .route("/orders/none", get(async || http::StatusCode::NO_CONTENT))
         .route(
             "/orders/refused",
             post(async || Problem::new(http::StatusCode::GONE, "gone_by", "Gone").with("id", 7)),
         )
-        .route(
-            "/orders/panic",
-            get(async || -> () { panic!("secret of the inside") }),
-        )
+        .route("/orders/panic", get(async || -> () { panic!("secret of the inside") }))
         .route("/orders/never", get(async || std::future::pending::<()>().await))
         .route("/orders/never", post(async || std::future::pending::<()>().await))
         .route("/orders/echo", post(echo));
@@ -194,18 +170,11 @@ async fn who(request: Request) -> Json<Value> {
         Some(Principal::Admin) => json!("(admin)"),
         None => Value::Null,
     };
-    let extension = request
-        .extensions()
-        .get::<Context>()
-        .expect("the context is in the request");
+    let extension = request.extensions().get::<Context>().expect("the context is in the request");
     assert_eq!(extension.principal, context.principal);
     let left = context.deadline.unwrap() - Instant::now();
-    let names: Vec<_> = request
-        .headers()
-        .keys()
-        .filter(|name| *name != "connection")
-        .map(|name| name.as_str())
-        .collect();
+    let names: Vec<_> =
+        request.headers().keys().filter(|name| *name != "connection").map(|name| name.as_str()).collect();
     Json(json!({
         "principal": principal,
         "request_id": &*context.request_id,
@@ -224,10 +193,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(other, _)| other == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -237,31 +203,18 @@ impl Reply {
     /// The last segment of the problem's type, once it is sure to be a whole problem document.
     #[track_caller]
     pub(crate) fn problem(&self) -> String {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json"),
-            "{self:?}"
-        );
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let document = self.json();
         assert_eq!(document["status"], self.status, "{document}");
         assert!(document["title"].is_string(), "{document}");
-        document["type"]
-            .as_str()
-            .unwrap()
-            .strip_prefix("/problems/")
-            .unwrap()
-            .to_owned()
+        document["type"].as_str().unwrap().strip_prefix("/problems/").unwrap().to_owned()
     }
 }
 
 /// Sends a head (lines joined by CRLF, `Host` and `Connection: close` added) and a body on a new connection.
 pub(crate) async fn ask(address: SocketAddr, head: &str, body: impl AsRef<[u8]>) -> Reply {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = head
-        .lines()
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("\r\n");
+    let head = head.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\r\n");
     stream
         .write_all(format!("{head}\r\nhost: shop.test\r\nconnection: close\r\n\r\n").as_bytes())
         .await
@@ -314,11 +267,7 @@ pub(crate) async fn read_chunk(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8>
 
 pub(crate) async fn read_reply(stream: &mut (impl AsyncRead + Unpin), bodiless: bool) -> Reply {
     let (status, headers) = read_head(stream).await;
-    let mut reply = Reply {
-        status,
-        headers,
-        body: Vec::new(),
-    };
+    let mut reply = Reply { status, headers, body: Vec::new() };
     if bodiless || status == 204 {
         return reply;
     }

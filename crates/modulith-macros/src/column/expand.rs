@@ -25,11 +25,7 @@ fn newtype(ident: &Ident, ty: &Type) -> TokenStream {
 
 fn names(ident: &Ident, cases: &[&Ident]) -> TokenStream {
     let names: Vec<_> = cases.iter().map(|case| snake_case(case)).collect();
-    let known = names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let known = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let unknown = format!("`{{found}}` is no `{ident}`, which is one of {known}");
     implement(
         ident,

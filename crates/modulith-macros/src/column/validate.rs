@@ -14,20 +14,12 @@ pub(super) fn check(item: &DeriveInput, column: &Column<'_>) -> Vec<Error> {
     match column {
         Column::Newtype(_) => {}
         Column::Names(variants) if variants.is_empty() => {
-            errors.push(Error::new(
-                item.ident.span(),
-                "a column has a value: give the enum a case",
-            ));
+            errors.push(Error::new(item.ident.span(), "a column has a value: give the enum a case"));
         }
         Column::Names(variants) => {
-            for variant in variants
-                .iter()
-                .filter(|variant| !matches!(variant.fields, Fields::Unit))
-            {
-                let message = format!(
-                    "a case is stored as its name alone: write `{}` without fields",
-                    variant.ident
-                );
+            for variant in variants.iter().filter(|variant| !matches!(variant.fields, Fields::Unit)) {
+                let message =
+                    format!("a case is stored as its name alone: write `{}` without fields", variant.ident);
                 errors.push(Error::new_spanned(&variant.fields, message));
             }
             errors.extend(same_name(idents(variants)));
@@ -38,10 +30,7 @@ pub(super) fn check(item: &DeriveInput, column: &Column<'_>) -> Vec<Error> {
 }
 
 fn other(item: &DeriveInput) -> Error {
-    let wanted = format!(
-        "a column holds one value: write `struct {}(…);` with one field",
-        item.ident
-    );
+    let wanted = format!("a column holds one value: write `struct {}(…);` with one field", item.ident);
     match &item.data {
         Data::Struct(data) if !matches!(data.fields, Fields::Unit) => {
             Error::new_spanned(&data.fields, wanted)

@@ -38,11 +38,8 @@ fn the_trait(item: &ItemTrait, checked: &Checked) -> TokenStream {
             ReturnType::Type(_, ty) => ty.to_token_stream(),
         };
         // A command that is `async` is a mistake that has been reported, and could not be `Send`.
-        let send = (checked
-            .methods
-            .iter()
-            .any(|known| known.ident == method.sig.ident))
-        .then(|| quote!(+ ::core::marker::Send));
+        let send = (checked.methods.iter().any(|known| known.ident == method.sig.ident))
+            .then(|| quote!(+ ::core::marker::Send));
         method.sig.output = syn::parse_quote!(-> impl ::core::future::Future<Output = #output> #send);
         // A body is a mistake that has been reported.
         if let Some(body) = &mut method.default {
@@ -56,12 +53,7 @@ fn the_trait(item: &ItemTrait, checked: &Checked) -> TokenStream {
 fn arc(item: &ItemTrait, checked: &Checked) -> TokenStream {
     let name = &item.ident;
     let methods = checked.methods.iter().map(|method| {
-        let Method {
-            ident,
-            answer,
-            refused,
-            ..
-        } = method;
+        let Method { ident, answer, refused, .. } = method;
         let request = method.request_type();
         let (argument, parameter) = match &method.request {
             Some(_) => (Some(quote!(, request)), Some(quote!(, request: #request))),
@@ -101,28 +93,13 @@ fn tokens(item: &ItemTrait, checked: &Checked) -> TokenStream {
     let const_doc = format!("The contract `{contract}`: its tokens, its model, and `serve`.");
     let idents: Vec<_> = checked.methods.iter().map(|method| &method.ident).collect();
     let fields = checked.methods.iter().map(|method| {
-        let Method {
-            kind,
-            ident,
-            attributes,
-            ..
-        } = method;
-        let (doc, types) = (
-            format!("The {} `{contract}.{}`.", kind.name(), ident.unraw()),
-            method.types(),
-        );
-        let (token, gap) = (
-            kind.token(),
-            (!attributes.is_empty()).then(|| quote!(#[doc = ""])),
-        );
+        let Method { kind, ident, attributes, .. } = method;
+        let (doc, types) = (format!("The {} `{contract}.{}`.", kind.name(), ident.unraw()), method.types());
+        let (token, gap) = (kind.token(), (!attributes.is_empty()).then(|| quote!(#[doc = ""])));
         quote! { #[doc = #doc] #gap #(#attributes)* #visibility #ident: ::modulith::#token<#types> }
     });
     let values = checked.methods.iter().enumerate().map(|(index, method)| {
-        let (token, method, index) = (
-            method.kind.token(),
-            method.name(),
-            Literal::usize_unsuffixed(index),
-        );
+        let (token, method, index) = (method.kind.token(), method.name(), Literal::usize_unsuffixed(index));
         quote! { ::modulith::#token::new(#contract, #method, #index) }
     });
     let models = checked.methods.iter().map(|method| {
@@ -207,13 +184,7 @@ fn client(item: &ItemTrait, checked: &Checked) -> TokenStream {
     let client = format_ident!("{}Client", name.unraw());
     let doc = format!("Calls the module that serves [`trait@{name}`], wherever it runs.");
     let methods = checked.methods.iter().map(|method| {
-        let Method {
-            ident,
-            attributes,
-            answer,
-            refused,
-            ..
-        } = method;
+        let Method { ident, attributes, answer, refused, .. } = method;
         let (parameter, argument) = match &method.request {
             Some(request) => {
                 let (argument, ty) = (&request.ident, &request.ty);
@@ -281,9 +252,7 @@ impl Method {
     }
 
     fn request_type(&self) -> TokenStream {
-        self.request
-            .as_ref()
-            .map_or_else(|| quote!(()), |request| request.ty.to_token_stream())
+        self.request.as_ref().map_or_else(|| quote!(()), |request| request.ty.to_token_stream())
     }
 
     fn types(&self) -> TokenStream {

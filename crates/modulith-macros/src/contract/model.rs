@@ -39,23 +39,14 @@ impl Contract {
                 let other_item = syn::parse2::<syn::Item>(item).is_ok();
                 let wanted =
                     "a contract is a trait: write `#[contract(name = \"…\", version = 1)]` above one";
-                return Err(if other_item {
-                    syn::Error::new(Span::call_site(), wanted)
-                } else {
-                    error
-                });
+                return Err(if other_item { syn::Error::new(Span::call_site(), wanted) } else { error });
             }
         };
         let kinds = item.items.iter_mut().map(take_kinds).collect();
         let arguments = Punctuated::<Meta, Token![,]>::parse_terminated
             .parse2(arguments)
             .map(|arguments| arguments.into_iter().collect());
-        Ok(Self {
-            arguments,
-            attribute: Span::call_site(),
-            item,
-            kinds,
-        })
+        Ok(Self { arguments, attribute: Span::call_site(), item, kinds })
     }
 }
 

@@ -68,15 +68,7 @@ pub(super) fn check(contract: &Contract) -> (Checked, Vec<Error>) {
         }
     }
     let complete = methods.len() == contract.item.items.len();
-    (
-        Checked {
-            name,
-            version,
-            methods,
-            complete,
-        },
-        errors.0,
-    )
+    (Checked { name, version, methods, complete }, errors.0)
 }
 
 fn arguments(contract: &Contract, errors: &mut Errors) -> (String, u32) {
@@ -97,10 +89,7 @@ fn arguments(contract: &Contract, errors: &mut Errors) -> (String, u32) {
                 version.replace(contract_version(&pair.value, errors)).is_some()
             }
             _ => {
-                errors.on(
-                    meta,
-                    "a contract has `name = \"…\"` and `version = 1`; remove this",
-                );
+                errors.on(meta, "a contract has `name = \"…\"` and `version = 1`; remove this");
                 false
             }
         };
@@ -111,44 +100,29 @@ fn arguments(contract: &Contract, errors: &mut Errors) -> (String, u32) {
     let proposed = proposal(&contract.item.ident.unraw().to_string());
     let missing = match (&name, &version) {
         (None, None) => Some(format!("write `#[contract(name = \"{proposed}\", version = 1)]`")),
-        (None, Some(_)) => Some(format!(
-            "the contract's name is missing: write `name = \"{proposed}\"`"
-        )),
+        (None, Some(_)) => Some(format!("the contract's name is missing: write `name = \"{proposed}\"`")),
         (Some(_), None) => Some("the contract's version is missing: write `version = 1`".to_owned()),
         (Some(_), Some(_)) => None,
     };
-    errors
-        .0
-        .extend(missing.map(|message| Error::new(contract.attribute, message)));
+    errors.0.extend(missing.map(|message| Error::new(contract.attribute, message)));
     (name.unwrap_or_default(), version.unwrap_or(1))
 }
 
 /// What is left of a name when all that it may not hold is taken away.
 fn proposal(name: &str) -> String {
-    let kept = name
-        .to_ascii_lowercase()
-        .replace(|letter: char| !letter.is_ascii_alphanumeric(), "");
+    let kept = name.to_ascii_lowercase().replace(|letter: char| !letter.is_ascii_alphanumeric(), "");
     let kept = kept.trim_start_matches(|letter: char| letter.is_ascii_digit());
-    if kept.is_empty() {
-        "products".to_owned()
-    } else {
-        kept.to_owned()
-    }
+    if kept.is_empty() { "products".to_owned() } else { kept.to_owned() }
 }
 
 fn contract_name(value: &Expr, errors: &mut Errors) -> String {
-    let Expr::Lit(ExprLit {
-        lit: Lit::Str(text), ..
-    }) = value
-    else {
+    let Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) = value else {
         errors.on(value, "a contract's name is text: write `name = \"products\"`");
         return String::new();
     };
     let name = text.value();
     let allowed = name.starts_with(|letter: char| letter.is_ascii_lowercase())
-        && name
-            .chars()
-            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit());
+        && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit());
     if !allowed {
         let message = format!(
             "a contract's name has lower-case letters and digits only, and begins with a letter: write `\"{}\"`",
@@ -161,19 +135,15 @@ fn contract_name(value: &Expr, errors: &mut Errors) -> String {
 
 fn contract_version(value: &Expr, errors: &mut Errors) -> u32 {
     let parsed = match value {
-        Expr::Lit(ExprLit {
-            lit: Lit::Int(number),
-            ..
-        }) if number.suffix().is_empty() => number.base10_parse().ok(),
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) if number.suffix().is_empty() => {
+            number.base10_parse().ok()
+        }
         _ => None,
     };
     match parsed {
         Some(version) if version > 0 => version,
         _ => {
-            errors.on(
-                value,
-                "a contract's version is a number from 1: write `version = 1`",
-            );
+            errors.on(value, "a contract's version is a number from 1: write `version = 1`");
             1
         }
     }
@@ -182,10 +152,7 @@ fn contract_version(value: &Expr, errors: &mut Errors) -> u32 {
 fn the_trait(contract: &Contract, errors: &mut Errors) {
     let item = &contract.item;
     if !item.generics.params.is_empty() {
-        errors.on(
-            &item.generics.params,
-            "a contract has no generics: name the types that it carries",
-        );
+        errors.on(&item.generics.params, "a contract has no generics: name the types that it carries");
     } else if let Some(clause) = &item.generics.where_clause {
         errors.on(clause, "a contract has no `where` clause: remove it");
     }
@@ -217,9 +184,7 @@ fn method(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> O
         None => return None,
     };
     for ty in [&answer, &refused] {
-        errors
-            .0
-            .extend(not_owned(ty).map(|message| Error::new_spanned(ty, message)));
+        errors.0.extend(not_owned(ty).map(|message| Error::new_spanned(ty, message)));
     }
     let shown = ["doc", "deprecated"];
     let attributes = item
@@ -267,10 +232,7 @@ fn shape(item: &TraitItemFn, errors: &mut Errors) {
         errors.on(dots, plain);
     }
     if signature.ident.unraw() == "keyed" {
-        errors.on(
-            &signature.ident,
-            "every client has `keyed` already: give the method another name",
-        );
+        errors.on(&signature.ident, "every client has `keyed` already: give the method another name");
     }
     for attribute in &item.attrs {
         if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
@@ -299,10 +261,7 @@ fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Opt
         (Meta::Path(_), _) => false,
         (Meta::List(list), Kind::Query) if list.tokens.to_string() == "heavy" => true,
         (meta, Kind::Query) => {
-            errors.on(
-                meta,
-                "write `#[query]`, or `#[query(heavy)]` for one that runs on the pool",
-            );
+            errors.on(meta, "write `#[query]`, or `#[query(heavy)]` for one that runs on the pool");
             false
         }
         (meta, kind) => {
@@ -316,16 +275,10 @@ fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Opt
 fn asyncness(item: &TraitItemFn, kind: Kind, errors: &mut Errors) {
     match (kind, &item.sig.asyncness) {
         (Kind::Effect, None) => {
-            errors.on(
-                item.sig.fn_token,
-                "an effect waits for the outside world: write `async fn`",
-            );
+            errors.on(item.sig.fn_token, "an effect waits for the outside world: write `async fn`");
         }
         (Kind::Query, Some(token)) => {
-            errors.on(
-                token,
-                "a query runs on one snapshot and awaits nothing: remove `async`",
-            );
+            errors.on(token, "a query runs on one snapshot and awaits nothing: remove `async`");
         }
         (Kind::Command, Some(token)) => {
             let message = "a command is one transaction and awaits nothing: remove `async`; what reaches the outside \
@@ -346,10 +299,7 @@ fn inputs(item: &TraitItemFn, kind: Option<Kind>, errors: &mut Errors) -> Option
             }
             inputs.next();
         }
-        _ => errors.on(
-            name,
-            format!("`{name}` is asked of a module: write `fn {name}(&self, …)`"),
-        ),
+        _ => errors.on(name, format!("`{name}` is asked of a module: write `fn {name}(&self, …)`")),
     }
     let mut inputs = inputs.filter_map(|input| match input {
         FnArg::Typed(input) => Some(input),
@@ -380,17 +330,12 @@ fn inputs(item: &TraitItemFn, kind: Option<Kind>, errors: &mut Errors) -> Option
         errors.on(others, message);
         return None;
     }
-    errors
-        .0
-        .extend(not_owned(&request.ty).map(|message| Error::new_spanned(&request.ty, message)));
+    errors.0.extend(not_owned(&request.ty).map(|message| Error::new_spanned(&request.ty, message)));
     let ident = match &*request.pat {
         Pat::Ident(pattern) => pattern.ident.clone(),
         other => Ident::new("request", syn::spanned::Spanned::span(other)),
     };
-    Some(Request {
-        ident,
-        ty: (*request.ty).clone(),
-    })
+    Some(Request { ident, ty: (*request.ty).clone() })
 }
 
 fn article(kind: Kind) -> &'static str {
@@ -410,11 +355,7 @@ fn works_on_type(input: &PatType, kind: Kind, errors: &mut Errors) {
             if mutable == Some(kind == Kind::Command) {
                 return;
             }
-            format!(
-                "{} {} borrows its {target}: write `{wanted}`",
-                article(kind),
-                kind.name()
-            )
+            format!("{} {} borrows its {target}: write `{wanted}`", article(kind), kind.name())
         }
         (Some("Tx"), Kind::Query) => {
             format!("a query cannot write: write `{wanted}`, or `#[command]` if it has to")
@@ -440,10 +381,9 @@ fn works_on_type(input: &PatType, kind: Kind, errors: &mut Errors) {
 /// The types of the answer and of the refusal.
 fn output(item: &TraitItemFn, kind: Kind, errors: &mut Errors) -> Option<(Type, Type)> {
     let (wanted, found) = match kind {
-        Kind::Query | Kind::Command => (
-            "Answer<T, E>",
-            return_type(&item.sig.output).and_then(|ty| two_arguments(ty, "Answer")),
-        ),
+        Kind::Query | Kind::Command => {
+            ("Answer<T, E>", return_type(&item.sig.output).and_then(|ty| two_arguments(ty, "Answer")))
+        }
         Kind::Effect => {
             let found = return_type(&item.sig.output).and_then(|ty| two_arguments(ty, "Result"));
             let refused = |(answer, error)| Some((answer, one_argument(error, "CallError")?));

@@ -22,11 +22,7 @@ pub(super) fn expand(ident: &Ident, checked: &Checked) -> TokenStream {
         }
     });
     // A reference to a type without cases still has to be matched by a case.
-    let this = if checked.cases.is_empty() {
-        quote!(*self)
-    } else {
-        quote!(self)
-    };
+    let this = if checked.cases.is_empty() { quote!(*self) } else { quote!(self) };
     quote! {
         impl ::modulith::Refusal for #ident {
             fn code(&self) -> &str {

@@ -53,10 +53,7 @@ impl<'i> Refusal<'i> {
                     |variant: &'i syn::Variant| Case::parse(&variant.ident, &variant.fields, &variant.attrs);
                 (Shape::Enum, data.variants.iter().map(case).collect())
             }
-            Data::Struct(data) => (
-                Shape::Struct,
-                vec![Case::parse(&item.ident, &data.fields, &item.attrs)],
-            ),
+            Data::Struct(data) => (Shape::Struct, vec![Case::parse(&item.ident, &data.fields, &item.attrs)]),
             Data::Union(data) => {
                 let message = "a refusal is one of several cases: write an `enum`";
                 return Err(Error::new(data.union_token.span, message));
@@ -68,17 +65,10 @@ impl<'i> Refusal<'i> {
 
 impl<'i> Case<'i> {
     fn parse(ident: &'i Ident, fields: &'i Fields, attributes: &'i [Attribute]) -> Self {
-        let refused = (attributes
-            .iter()
-            .filter(|attribute| attribute.path().is_ident("refused")))
-        .map(|attribute| (attribute, attribute.parse_args()))
-        .collect();
-        Self {
-            ident,
-            fields,
-            refused,
-            doc: first_paragraph(attributes),
-        }
+        let refused = (attributes.iter().filter(|attribute| attribute.path().is_ident("refused")))
+            .map(|attribute| (attribute, attribute.parse_args()))
+            .collect();
+        Self { ident, fields, refused, doc: first_paragraph(attributes) }
     }
 }
 
@@ -86,11 +76,7 @@ impl Parse for Refused {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let wanted = "write `#[refused(409, \"only {left} left\")]`; either part may be left out";
         let or_wanted = |error: Error| Error::new(error.span(), wanted);
-        let status: Option<LitInt> = if input.peek(LitInt) {
-            Some(input.parse()?)
-        } else {
-            None
-        };
+        let status: Option<LitInt> = if input.peek(LitInt) { Some(input.parse()?) } else { None };
         let comma = if status.is_some() && !input.is_empty() {
             Some(input.parse::<Token![,]>().map_err(or_wanted)?)
         } else {
@@ -114,10 +100,7 @@ fn first_paragraph(attributes: &[Attribute]) -> Option<String> {
         let Meta::NameValue(pair) = &attribute.meta else {
             continue;
         };
-        let Expr::Lit(ExprLit {
-            lit: Lit::Str(line), ..
-        }) = &pair.value
-        else {
+        let Expr::Lit(ExprLit { lit: Lit::Str(line), .. }) = &pair.value else {
             continue;
         };
         if !pair.path.is_ident("doc") {
@@ -152,14 +135,9 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             '}' => return Err("a `}` opens nowhere: write `}}` for a brace".to_owned()),
             '{' => {
                 let inside: String = letters.by_ref().take_while(|letter| *letter != '}').collect();
-                let (name, form) = inside
-                    .find(':')
-                    .map_or((&inside[..], ""), |colon| inside.split_at(colon));
+                let (name, form) = inside.find(':').map_or((&inside[..], ""), |colon| inside.split_at(colon));
                 pieces.push(Piece::Words(std::mem::take(&mut words)));
-                pieces.push(Piece::Field {
-                    name: name.trim().to_owned(),
-                    form: form.to_owned(),
-                });
+                pieces.push(Piece::Field { name: name.trim().to_owned(), form: form.to_owned() });
             }
             letter => words.push(letter),
         }

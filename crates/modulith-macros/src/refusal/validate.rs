@@ -37,38 +37,19 @@ pub(super) fn check(refusal: &Refusal<'_>) -> (Checked, Vec<Error>) {
         errors.push(Error::new_spanned(&item.generics.params, message));
     }
     if refusal.shape == Shape::Enum {
-        for attribute in item
-            .attrs
-            .iter()
-            .filter(|attribute| attribute.path().is_ident("refused"))
-        {
-            errors.push(Error::new_spanned(
-                attribute,
-                "each case has its own text: write this above the case",
-            ));
+        for attribute in item.attrs.iter().filter(|attribute| attribute.path().is_ident("refused")) {
+            errors
+                .push(Error::new_spanned(attribute, "each case has its own text: write this above the case"));
         }
     }
     errors.extend(same_name(refusal.cases.iter().map(|case| case.ident)));
-    let cases = refusal
-        .cases
-        .iter()
-        .map(|case| check_case(case, &mut errors))
-        .collect();
-    (
-        Checked {
-            shape: refusal.shape,
-            cases,
-        },
-        errors,
-    )
+    let cases = refusal.cases.iter().map(|case| check_case(case, &mut errors)).collect();
+    (Checked { shape: refusal.shape, cases }, errors)
 }
 
 fn check_case(case: &Case<'_>, errors: &mut Vec<Error>) -> CheckedCase {
     let code = snake_case(case.ident);
-    let mut refused = Refused {
-        status: None,
-        text: None,
-    };
+    let mut refused = Refused { status: None, text: None };
     for (position, (attribute, parsed)) in case.refused.iter().enumerate() {
         match parsed {
             _ if position > 0 => errors.push(Error::new_spanned(attribute, "this stands twice; keep one")),
@@ -76,14 +57,10 @@ fn check_case(case: &Case<'_>, errors: &mut Vec<Error>) -> CheckedCase {
             Err(error) => errors.push(error.clone()),
         }
     }
-    let status = refused
-        .status
-        .as_ref()
-        .map_or(Ok(409), check_status)
-        .unwrap_or_else(|error| {
-            errors.push(error);
-            409
-        });
+    let status = refused.status.as_ref().map_or(Ok(409), check_status).unwrap_or_else(|error| {
+        errors.push(error);
+        409
+    });
     let words = || Text::Words(case.doc.clone().unwrap_or_else(|| code.replace('_', " ")));
     let text = match refused.text.map(|text| check_text(&text, case)) {
         Some(Ok(text)) => text,
@@ -93,21 +70,13 @@ fn check_case(case: &Case<'_>, errors: &mut Vec<Error>) -> CheckedCase {
         }
         None => words(),
     };
-    CheckedCase {
-        ident: case.ident.clone(),
-        code,
-        status,
-        text,
-    }
+    CheckedCase { ident: case.ident.clone(), code, status, text }
 }
 
 fn check_status(status: &LitInt) -> syn::Result<u16> {
     match status.base10_parse() {
         Ok(status @ 400..=599) => Ok(status),
-        _ => Err(Error::new(
-            status.span(),
-            "a refusal's status is an HTTP error, 400 to 599: write `409`",
-        )),
+        _ => Err(Error::new(status.span(), "a refusal's status is an HTTP error, 400 to 599: write `409`")),
     }
 }
 
@@ -132,10 +101,7 @@ fn check_text(text: &LitStr, case: &Case<'_>) -> syn::Result<Text> {
     }
     Ok(match fields[..] {
         [] => Text::Words(format.replace("{{", "{").replace("}}", "}")),
-        _ => Text::Format {
-            format: LitStr::new(&format, text.span()),
-            fields,
-        },
+        _ => Text::Format { format: LitStr::new(&format, text.span()), fields },
     })
 }
 
@@ -150,10 +116,7 @@ fn member(fields: &Fields, name: &str) -> Option<Member> {
             field.cloned().map(Member::Named)
         }
         Fields::Unnamed(fields) => {
-            let index = name
-                .parse::<usize>()
-                .ok()
-                .filter(|index| *index < fields.unnamed.len())?;
+            let index = name.parse::<usize>().ok().filter(|index| *index < fields.unnamed.len())?;
             Some(Member::Unnamed(index.into()))
         }
         Fields::Unit => None,
@@ -169,11 +132,7 @@ fn unknown_field(case: &Case<'_>, name: &str) -> String {
         Fields::Unnamed(fields) => (0..fields.unnamed.len()).map(|index| index.to_string()).collect(),
         Fields::Unit => Vec::new(),
     };
-    let known = known
-        .iter()
-        .map(|name| format!("`{{{name}}}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let known = known.iter().map(|name| format!("`{{{name}}}`")).collect::<Vec<_>>().join(", ");
     match (known.is_empty(), name.is_empty()) {
         (true, _) => format!("`{ident}` has no field to show: write `{{{{` for a brace"),
         (false, true) => format!("a text names its fields: write {known}"),

@@ -27,17 +27,11 @@ fn names(model: &AppModel, problems: &mut Vec<Problem>) {
         if !well_formed {
             problems.push(Problem::in_code(
                 declared(module.name),
-                format!(
-                    "`{}` cannot name a module, since it begins the names of its tables",
-                    module.name
-                ),
+                format!("`{}` cannot name a module, since it begins the names of its tables", module.name),
                 "write lower-case letters and digits, a letter first, in `Module::new(..)`",
             ));
         }
-        if model.modules[..number]
-            .iter()
-            .any(|other| other.name == module.name)
-        {
+        if model.modules[..number].iter().any(|other| other.name == module.name) {
             problems.push(Problem::in_code(
                 declared(module.name),
                 "two modules have this name",
@@ -49,12 +43,7 @@ fn names(model: &AppModel, problems: &mut Vec<Problem>) {
 
 fn served_twice(model: &AppModel, problems: &mut Vec<Problem>) {
     let served: Vec<(&str, &str)> = (model.modules.iter())
-        .flat_map(|module| {
-            module
-                .contracts
-                .iter()
-                .map(|contract| (contract.name, module.name))
-        })
+        .flat_map(|module| module.contracts.iter().map(|contract| (contract.name, module.name)))
         .collect();
     for (number, (contract, module)) in served.iter().enumerate() {
         if let Some((_, first)) = served[..number].iter().find(|(other, _)| other == contract) {
@@ -81,10 +70,7 @@ fn needs(model: &AppModel, problems: &mut Vec<Problem>) {
                 ));
                 continue;
             };
-            let served = provider
-                .contracts
-                .iter()
-                .find(|contract| contract.name == need.name);
+            let served = provider.contracts.iter().find(|contract| contract.name == need.name);
             let Some(served) = served.filter(|served| served.fingerprint() != need.fingerprint()) else {
                 continue;
             };
@@ -95,10 +81,7 @@ fn needs(model: &AppModel, problems: &mut Vec<Problem>) {
                         "it was built against another contract `{}` than module `{}` serves: {difference}",
                         need.name, provider.name
                     ),
-                    format!(
-                        "let both depend on the same version of the crate of contract `{}`",
-                        need.name
-                    ),
+                    format!("let both depend on the same version of the crate of contract `{}`", need.name),
                 ));
             }
         }
@@ -109,10 +92,7 @@ fn needs(model: &AppModel, problems: &mut Vec<Problem>) {
 fn differences(need: &ContractModel, served: &ContractModel) -> Vec<String> {
     let mut differences = Vec::new();
     if need.version != served.version {
-        differences.push(format!(
-            "version {} is needed, version {} is served",
-            need.version, served.version
-        ));
+        differences.push(format!("version {} is needed, version {} is served", need.version, served.version));
     }
     for method in &need.methods {
         let name = method.name;
@@ -124,10 +104,7 @@ fn differences(need: &ContractModel, served: &ContractModel) -> Vec<String> {
     }
     for method in &served.methods {
         if !need.methods.iter().any(|needed| needed.name == method.name) {
-            differences.push(format!(
-                "method `{}` is served, but unknown to the caller",
-                method.name
-            ));
+            differences.push(format!("method `{}` is served, but unknown to the caller", method.name));
         }
     }
     if differences.is_empty() {
@@ -143,12 +120,7 @@ fn parts(a: &MethodModel, b: &MethodModel) -> String {
         ("its answer", a.answer != b.answer),
         ("its refusal", a.refused != b.refused),
     ];
-    parts
-        .into_iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(part, _)| part)
-        .collect::<Vec<_>>()
-        .join(", ")
+    parts.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect::<Vec<_>>().join(", ")
 }
 
 fn prefixes(model: &AppModel, problems: &mut Vec<Problem>) {
@@ -167,9 +139,7 @@ fn prefixes(model: &AppModel, problems: &mut Vec<Problem>) {
             ));
         }
         let reserved = PREFIXES_RESERVED.iter().find(|reserved| {
-            prefix
-                .strip_prefix(**reserved)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            prefix.strip_prefix(**reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         });
         if let Some(reserved) = reserved {
             problems.push(Problem::in_code(

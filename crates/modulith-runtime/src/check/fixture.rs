@@ -28,18 +28,10 @@ impl Saga for PlaceOrder {
     type Answer = u64;
 
     fn plan(plan: &mut Plan<Self>) -> Handle<Self, u64> {
-        let hold = plan
-            .step("hold_stock", HOLD, (), |saga: &Self| saga.order)
-            .undo(RELEASE);
-        let paid = plan
-            .step("charge", CHARGE, hold, |_: &Self, hold: &u64| *hold)
-            .undo_by_key(REFUND);
-        let order = plan.pivot(
-            "record",
-            RECORD,
-            (hold, paid),
-            |_: &Self, hold: &u64, paid: &u64| hold + paid,
-        );
+        let hold = plan.step("hold_stock", HOLD, (), |saga: &Self| saga.order).undo(RELEASE);
+        let paid = plan.step("charge", CHARGE, hold, |_: &Self, hold: &u64| *hold).undo_by_key(REFUND);
+        let order =
+            plan.pivot("record", RECORD, (hold, paid), |_: &Self, hold: &u64, paid: &u64| hold + paid);
         plan.then("sell", SELL, hold, |_: &Self, hold: &u64| *hold);
         order
     }
@@ -68,11 +60,7 @@ pub(crate) fn contract(name: &'static str, methods: &[(&'static str, Kind)]) -> 
         answer: json!({"type": "integer"}),
         refused: json!(false),
     };
-    ContractModel {
-        name,
-        version: 1,
-        methods: methods.iter().map(method).collect(),
-    }
+    ContractModel { name, version: 1, methods: methods.iter().map(method).collect() }
 }
 
 pub(crate) fn products() -> ContractModel {
@@ -108,12 +96,6 @@ pub(crate) fn shop() -> AppModel {
         prefixes: &["/orders"],
         ..module("orders", vec![contract("orders", &[("record", Kind::Command)])])
     };
-    let products = ModuleModel {
-        prefixes: &["/products"],
-        ..module("products", vec![products()])
-    };
-    AppModel {
-        name: "shop",
-        modules: vec![products, module("payments", vec![payments()]), orders],
-    }
+    let products = ModuleModel { prefixes: &["/products"], ..module("products", vec![products()]) };
+    AppModel { name: "shop", modules: vec![products, module("payments", vec![payments()]), orders] }
 }

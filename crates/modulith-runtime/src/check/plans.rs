@@ -13,25 +13,14 @@ pub(super) fn check(model: &AppModel, problems: &mut Vec<Problem>) {
         }
         for plan in &module.plans {
             for step in &plan.steps {
-                Place {
-                    model,
-                    module,
-                    plan,
-                    step,
-                }
-                .check(problems);
+                Place { model, module, plan, step }.check(problems);
             }
         }
     }
     let sagas: Vec<(&str, &str)> = (model.modules.iter())
         .flat_map(|module| {
             let unusable = module.plan_problems.iter().map(|(name, _)| *name);
-            module
-                .plans
-                .iter()
-                .map(|plan| plan.name)
-                .chain(unusable)
-                .map(|name| (name, module.name))
+            module.plans.iter().map(|plan| plan.name).chain(unusable).map(|name| (name, module.name))
         })
         .collect();
     for (number, (name, module)) in sagas.iter().enumerate() {
@@ -48,9 +37,7 @@ pub(super) fn check(model: &AppModel, problems: &mut Vec<Problem>) {
 /// A plan problem's text is "message; mend", except for a forgotten undo, whose message is its mend.
 fn plan_problem(saga: &str, problem: &PlanProblem) -> Problem {
     let text = problem.to_string();
-    let (message, mend) = text
-        .split_once("; ")
-        .unwrap_or((&text, "write one of them behind the step"));
+    let (message, mend) = text.split_once("; ").unwrap_or((&text, "write one of them behind the step"));
     Problem::in_code(format!("saga {saga}"), message, mend)
 }
 
@@ -126,19 +113,11 @@ impl Place<'_> {
 
     /// The contract as the plan's module knows it.
     fn declared(&self, contract: &str) -> Option<&ContractModel> {
-        self.module
-            .contracts
-            .iter()
-            .chain(&self.module.needs)
-            .find(|known| known.name == contract)
+        self.module.contracts.iter().chain(&self.module.needs).find(|known| known.name == contract)
     }
 
     fn problem(&self, message: String, mend: impl Into<String>) -> Problem {
-        Problem::in_code(
-            format!("saga {}, step `{}`", self.plan.name, self.step.name),
-            message,
-            mend,
-        )
+        Problem::in_code(format!("saga {}, step `{}`", self.plan.name, self.step.name), message, mend)
     }
 }
 

@@ -42,10 +42,8 @@ fn name(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Proble
     let well_formed = letters.next().is_some_and(|first| first.is_ascii_lowercase())
         && letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
     if !well_formed {
-        let message = format!(
-            "`{}` cannot name a service, since it also names files and hosts",
-            service.name
-        );
+        let message =
+            format!("`{}` cannot name a service, since it also names files and hosts", service.name);
         problems.push(topology.problem(
             &key,
             message,
@@ -89,31 +87,19 @@ fn listen(
     }
 
     let place = listen_place(service);
-    if let Some(other) = before
-        .iter()
-        .find(|other| same_place(&listen_place(other), &place))
-    {
-        let message = format!(
-            "services `{}` and `{}` both listen at {place}",
-            other.name, service.name
-        );
+    if let Some(other) = before.iter().find(|other| same_place(&listen_place(other), &place)) {
+        let message = format!("services `{}` and `{}` both listen at {place}", other.name, service.name);
         problems.push(topology.problem(&key, message, "give each service an address of its own"));
     }
     if !topology.is_monolith() && same_place(&topology.gateway.listen, &place) {
-        let message = format!(
-            "service `{}` and the gateway both listen at {place}",
-            service.name
-        );
+        let message = format!("service `{}` and the gateway both listen at {place}", service.name);
         problems.push(topology.problem(&key, message, socket));
     }
 }
 
 /// The address before it is resolved against a data folder.
 fn listen_place(service: &ServiceSection) -> Address {
-    service
-        .listen
-        .clone()
-        .unwrap_or_else(|| Address::Unix(service.socket_file()))
+    service.listen.clone().unwrap_or_else(|| Address::Unix(service.socket_file()))
 }
 
 fn same_place(a: &Address, b: &Address) -> bool {
@@ -169,10 +155,7 @@ fn database(
                 service.name,
                 file.display()
             ),
-            format!(
-                "write `database = \"{}.db\"`, or put the modules into one service",
-                service.name
-            ),
+            format!("write `database = \"{}.db\"`, or put the modules into one service", service.name),
         ));
     }
 }
@@ -217,21 +200,11 @@ pub(super) fn check_modules(model: &AppModel, topology: &Topology, problems: &mu
 
     if topology.services.is_empty() {
         let message = "the topology has no service";
-        let modules = known
-            .iter()
-            .map(|name| format!("\"{name}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let mend = format!(
-            "write `[service.{}]` and below it `modules = [{modules}]`",
-            model.name
-        );
+        let modules = known.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        let mend = format!("write `[service.{}]` and below it `modules = [{modules}]`", model.name);
         problems.push(topology.problem("service", message, mend));
     } else {
-        for module in known
-            .iter()
-            .filter(|known| !seen.iter().any(|(module, _)| module == *known))
-        {
+        for module in known.iter().filter(|known| !seen.iter().any(|(module, _)| module == *known)) {
             problems.push(topology.problem(
                 "service",
                 format!("module `{module}` is in no service"),
@@ -239,15 +212,8 @@ pub(super) fn check_modules(model: &AppModel, topology: &Topology, problems: &mu
             ));
         }
     }
-    for name in topology
-        .modules
-        .keys()
-        .filter(|name| !known.contains(&name.as_str()))
-    {
-        let message = format!(
-            "module `{name}` does not exist (modules: {})",
-            listed(known.iter().copied())
-        );
+    for name in topology.modules.keys().filter(|name| !known.contains(&name.as_str())) {
+        let message = format!("module `{name}` does not exist (modules: {})", listed(known.iter().copied()));
         let mend = match crate::topology::nearest(name, known.iter().copied()) {
             Some(meant) => format!("did you mean `[module.{meant}]`?"),
             None => "remove the section".to_owned(),

@@ -20,18 +20,12 @@ fn topology(text: &str) -> Topology {
     std::fs::write(&file, text).unwrap();
     let mut topology = Topology::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
     topology.file = Some("t.toml".into());
-    topology
-        .problems
-        .iter_mut()
-        .for_each(|problem| problem.file = Some("t.toml".into()));
+    topology.problems.iter_mut().for_each(|problem| problem.file = Some("t.toml".into()));
     topology
 }
 
 fn found(model: &AppModel, text: &str) -> Vec<String> {
-    check(model, &topology(text))
-        .iter()
-        .map(Problem::to_string)
-        .collect()
+    check(model, &topology(text)).iter().map(Problem::to_string).collect()
 }
 
 /// What is wrong with a spoiled application in a sound topology.
@@ -41,10 +35,7 @@ fn spoiled(spoil: impl FnOnce(&mut AppModel)) -> Vec<String> {
     let modules: Vec<&str> = model.modules.iter().map(|module| module.name).collect();
     let mut once = modules.clone();
     once.dedup();
-    check(&model, &Topology::built_in("shop", &once))
-        .iter()
-        .map(Problem::to_string)
-        .collect()
+    check(&model, &Topology::built_in("shop", &once)).iter().map(Problem::to_string).collect()
 }
 
 #[test]
@@ -131,10 +122,8 @@ fn a_list_that_cannot_be_read_is_one_problem() {
 fn a_need_that_nobody_serves_is_named() {
     assert_eq!(
         spoiled(|shop| shop.modules[0].needs.push(contract("ledger", &[]))),
-        [
-            "module products: it needs contract `ledger`, which no module serves; \
-          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"
-        ]
+        ["module products: it needs contract `ledger`, which no module serves; \
+          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"]
     );
 }
 
@@ -149,9 +138,8 @@ fn a_need_of_another_version_or_schema_is_named_by_method() {
     });
     let against =
         "module orders: it was built against another contract `products` than module `products` serves: ";
-    let differences: Vec<&str> = (problems.iter())
-        .filter_map(|problem| problem.strip_prefix(against)?.split("; ").next())
-        .collect();
+    let differences: Vec<&str> =
+        (problems.iter()).filter_map(|problem| problem.strip_prefix(against)?.split("; ").next()).collect();
     assert_eq!(
         differences,
         [
@@ -169,10 +157,8 @@ fn a_need_of_another_version_or_schema_is_named_by_method() {
 fn a_contract_has_one_module_and_a_module_one_name() {
     assert_eq!(
         spoiled(|shop| shop.modules.push(module("catalogue", vec![products()]))),
-        [
-            "module catalogue: contract `products` is served by module `products` already; \
-          remove `.serves(..)` from one of them; a contract has one module"
-        ]
+        ["module catalogue: contract `products` is served by module `products` already; \
+          remove `.serves(..)` from one of them; a contract has one module"]
     );
     assert_eq!(
         spoiled(|shop| shop.modules.push(module("orders", vec![]))),
@@ -181,10 +167,8 @@ fn a_contract_has_one_module_and_a_module_one_name() {
     );
     assert_eq!(
         spoiled(|shop| shop.modules.push(module("order_lines", vec![]))),
-        [
-            "module order_lines: `order_lines` cannot name a module, since it begins the names of its tables; \
-          write lower-case letters and digits, a letter first, in `Module::new(..)`"
-        ]
+        ["module order_lines: `order_lines` cannot name a module, since it begins the names of its tables; \
+          write lower-case letters and digits, a letter first, in `Module::new(..)`"]
     );
 }
 
@@ -231,10 +215,7 @@ fn a_plan_asks_only_what_its_module_declared_and_what_exists() {
             steps[0].method = "hodl";
             steps[2].method = "recording_of_all";
             steps[3].method = "product";
-            steps[1].undo = UndoModel::ByKey {
-                contract: "products",
-                method: "release",
-            };
+            steps[1].undo = UndoModel::ByKey { contract: "products", method: "release" };
         }),
         [
             "saga orders.place_order, step `hold_stock`: it asks `products.hodl`, but contract `products` has no \
@@ -257,19 +238,14 @@ fn a_plan_asks_only_what_its_module_declared_and_what_exists() {
     });
     assert_eq!(
         other,
-        [
-            "saga orders.place_order: modules `products` and `orders` both declare it; \
-          rename one; a saga's name is stored and must differ from the others"
-        ]
+        ["saga orders.place_order: modules `products` and `orders` both declare it; \
+          rename one; a saga's name is stored and must differ from the others"]
     );
 }
 
 #[test]
 fn the_list_ends_with_its_length() {
-    let problems = Problems(check(
-        &shop(),
-        &topology("[service.a]\nmodules = [\"orders\", \"payments\"]\n"),
-    ));
+    let problems = Problems(check(&shop(), &topology("[service.a]\nmodules = [\"orders\", \"payments\"]\n")));
     assert_eq!(
         problems.to_string(),
         "t.toml:1: service: module `products` is in no service; \

@@ -15,15 +15,9 @@ pub(crate) fn mermaid(model: &AppModel, topology: &Topology) -> String {
     for service in &topology.services {
         let database = service.database_file();
         let label = format!("service {} · {}", service.name, database.display());
-        line(
-            &mut text,
-            1,
-            &format!("subgraph {}[\"{label}\"]", id("service", &service.name)),
-        );
-        for module in model
-            .modules
-            .iter()
-            .filter(|module| service.modules.iter().any(|name| name == module.name))
+        line(&mut text, 1, &format!("subgraph {}[\"{label}\"]", id("service", &service.name)));
+        for module in
+            model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name))
         {
             module_lines(&mut text, module);
         }
@@ -31,24 +25,12 @@ pub(crate) fn mermaid(model: &AppModel, topology: &Topology) -> String {
     }
     for module in &model.modules {
         for contract in &module.contracts {
-            let serves = format!(
-                "{} --- {}",
-                id("module", module.name),
-                id("contract", contract.name)
-            );
+            let serves = format!("{} --- {}", id("module", module.name), id("contract", contract.name));
             line(&mut text, 1, &serves);
         }
         for need in &module.needs {
-            let arrow = if resolved(model, topology, module, need) == "local" {
-                "-->"
-            } else {
-                "-.->"
-            };
-            let needs = format!(
-                "{} {arrow} {}",
-                id("module", module.name),
-                id("contract", need.name)
-            );
+            let arrow = if resolved(model, topology, module, need) == "local" { "-->" } else { "-.->" };
+            let needs = format!("{} {arrow} {}", id("module", module.name), id("contract", need.name));
             line(&mut text, 1, &needs);
         }
     }
@@ -56,11 +38,7 @@ pub(crate) fn mermaid(model: &AppModel, topology: &Topology) -> String {
         line(&mut text, 1, "gateway{{\"gateway\"}}");
         for module in &model.modules {
             for prefix in module.prefixes {
-                line(
-                    &mut text,
-                    1,
-                    &format!("gateway -->|{}| {}", quoted(prefix), id("module", module.name)),
-                );
+                line(&mut text, 1, &format!("gateway -->|{}| {}", quoted(prefix), id("module", module.name)));
             }
         }
     }
@@ -72,36 +50,16 @@ pub(crate) fn mermaid(model: &AppModel, topology: &Topology) -> String {
 
 fn module_lines(text: &mut String, module: &ModuleModel) {
     let prefixes = module.prefixes.join("<br/>");
-    let label = if prefixes.is_empty() {
-        module.name.to_owned()
-    } else {
-        format!("{}<br/>{prefixes}", module.name)
-    };
-    line(
-        text,
-        2,
-        &format!("{}[{}]", id("module", module.name), quoted(&label)),
-    );
+    let label =
+        if prefixes.is_empty() { module.name.to_owned() } else { format!("{}<br/>{prefixes}", module.name) };
+    line(text, 2, &format!("{}[{}]", id("module", module.name), quoted(&label)));
     for contract in &module.contracts {
-        line(
-            text,
-            2,
-            &format!(
-                "{}([{}])",
-                id("contract", contract.name),
-                quoted(&contract_label(contract))
-            ),
-        );
+        line(text, 2, &format!("{}([{}])", id("contract", contract.name), quoted(&contract_label(contract))));
     }
 }
 
 fn contract_label(contract: &ContractModel) -> String {
-    let mut label = format!(
-        "{} v{} · {}",
-        contract.name,
-        contract.version,
-        contract.fingerprint()
-    );
+    let mut label = format!("{} v{} · {}", contract.name, contract.version, contract.fingerprint());
     for method in &contract.methods {
         let _ = write!(label, "<br/>{} {}", kind(method.kind), method.name);
     }
@@ -110,11 +68,7 @@ fn contract_label(contract: &ContractModel) -> String {
 
 fn saga_lines(text: &mut String, plan: &PlanModel, runs: &[Run<'_>]) {
     let saga = id("saga", plan.name);
-    line(
-        text,
-        1,
-        &format!("subgraph {saga}[\"saga {} v{}\"]", plan.name, plan.version),
-    );
+    line(text, 1, &format!("subgraph {saga}[\"saga {} v{}\"]", plan.name, plan.version));
     line(text, 2, "direction LR");
     let node = |step: usize| format!("{saga}_{step}");
     for (number, run) in runs.iter().enumerate() {
@@ -123,11 +77,7 @@ fn saga_lines(text: &mut String, plan: &PlanModel, runs: &[Run<'_>]) {
             RunKind::Effect => "effect",
         };
         let label = format!("{what} · {}", run.service.unwrap_or("nowhere"));
-        line(
-            text,
-            2,
-            &format!("subgraph {saga}_run{number}[{}]", quoted(&label)),
-        );
+        line(text, 2, &format!("subgraph {saga}_run{number}[{}]", quoted(&label)));
         for step in run.steps.clone() {
             let model = &plan.steps[step];
             let pivot = if step == plan.pivot { "<br/>pivot" } else { "" };
@@ -149,16 +99,8 @@ fn line(text: &mut String, depth: usize, content: &str) {
 
 /// With its kind in front: two things may have one name, and a bare `end` would end a subgraph.
 fn id(kind: &str, name: &str) -> String {
-    let name: String = name
-        .chars()
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() {
-                letter
-            } else {
-                '_'
-            }
-        })
-        .collect();
+    let name: String =
+        name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
     format!("{kind}_{name}")
 }
 

@@ -37,11 +37,7 @@ impl RunKind {
 impl Run<'_> {
     /// Why the next run is not part of this one.
     pub(super) fn cut_from(&self, next: &Run<'_>) -> &'static str {
-        if self.kind == RunKind::Effect || next.kind == RunKind::Effect {
-            "effect"
-        } else {
-            "service"
-        }
+        if self.kind == RunKind::Effect || next.kind == RunKind::Effect { "effect" } else { "service" }
     }
 }
 
@@ -63,11 +59,7 @@ pub(super) fn runs<'t>(model: &AppModel, topology: &'t Topology, plan: &PlanMode
                     StepKind::Command => RunKind::Transaction,
                     StepKind::Effect => RunKind::Effect,
                 };
-                runs.push(Run {
-                    service,
-                    kind,
-                    steps: number..number + 1,
-                });
+                runs.push(Run { service, kind, steps: number..number + 1 });
             }
         }
     }

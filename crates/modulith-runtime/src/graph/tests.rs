@@ -10,10 +10,8 @@ fn monolith() -> Topology {
 
 fn split() -> Topology {
     let mut split = monolith();
-    split.services = ["products", "orders"]
-        .iter()
-        .flat_map(|name| Topology::built_in(name, &[name]).services)
-        .collect();
+    split.services =
+        ["products", "orders"].iter().flat_map(|name| Topology::built_in(name, &[name]).services).collect();
     split.services[1].modules.push("payments".to_owned());
     split
 }
@@ -148,9 +146,7 @@ fn steps_fuse_in_the_monolith_and_are_cut_in_a_split() {
     let saga = |topology: &Topology| super::json(&shop(), topology)["sagas"][0].clone();
     let runs = |saga: &Value| {
         let runs = saga["runs"].as_array().unwrap();
-        runs.iter()
-            .map(|run| run["steps"].as_array().unwrap().len())
-            .collect::<Vec<_>>()
+        runs.iter().map(|run| run["steps"].as_array().unwrap().len()).collect::<Vec<_>>()
     };
     let whole = saga(&monolith());
     assert_eq!(runs(&whole), [1, 1, 2], "an effect always ends a run");

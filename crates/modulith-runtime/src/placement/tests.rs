@@ -10,18 +10,13 @@ fn model(modules: &[&'static str]) -> AppModel {
         plan_problems: Vec::new(),
         prefixes: &[],
     };
-    AppModel {
-        name: "shop",
-        modules: modules.iter().map(module).collect(),
-    }
+    AppModel { name: "shop", modules: modules.iter().map(module).collect() }
 }
 
 fn split(modules: &[&str]) -> Topology {
     let mut split = Topology::built_in("shop", &[]);
-    split.services = modules
-        .iter()
-        .flat_map(|module| Topology::built_in(module, &[module]).services)
-        .collect();
+    split.services =
+        modules.iter().flat_map(|module| Topology::built_in(module, &[module]).services).collect();
     split
 }
 
@@ -32,10 +27,7 @@ fn stored(data: &Path) -> String {
 #[test]
 fn the_first_start_is_remembered_and_the_same_one_accepted_again() {
     let data = tempfile::tempdir().unwrap();
-    let (topology, model) = (
-        Topology::built_in("shop", &["cart", "orders"]),
-        model(&["cart", "orders"]),
-    );
+    let (topology, model) = (Topology::built_in("shop", &["cart", "orders"]), model(&["cart", "orders"]));
     remember(data.path(), &topology, &model).unwrap();
     let first = stored(data.path());
     assert_eq!(
@@ -52,16 +44,9 @@ fn the_first_start_is_remembered_and_the_same_one_accepted_again() {
 fn a_topology_that_puts_data_elsewhere_is_refused_by_module() {
     let data = tempfile::tempdir().unwrap();
     let modules = ["cart", "orders"];
-    remember(
-        data.path(),
-        &Topology::built_in("shop", &modules),
-        &model(&modules),
-    )
-    .unwrap();
+    remember(data.path(), &Topology::built_in("shop", &modules), &model(&modules)).unwrap();
     let first = stored(data.path());
-    let refused = remember(data.path(), &split(&modules), &model(&modules))
-        .unwrap_err()
-        .to_string();
+    let refused = remember(data.path(), &split(&modules), &model(&modules)).unwrap_err().to_string();
     let lines: Vec<&str> = refused.lines().collect();
     assert_eq!(
         lines[1],
@@ -69,40 +54,20 @@ fn a_topology_that_puts_data_elsewhere_is_refused_by_module() {
          orders.db; start with the topology that made the data, or name another folder with --data (moving data \
          comes in a later version)"
     );
-    assert!(
-        lines.len() == 2 && lines[0].contains("module `cart`"),
-        "{refused}"
-    );
+    assert!(lines.len() == 2 && lines[0].contains("module `cart`"), "{refused}");
     assert_eq!(stored(data.path()), first);
 }
 
 #[test]
 fn new_modules_are_added_and_absent_ones_are_kept() {
     let data = tempfile::tempdir().unwrap();
-    remember(
-        data.path(),
-        &split(&["cart", "orders"]),
-        &model(&["cart", "orders"]),
-    )
-    .unwrap();
-    remember(
-        data.path(),
-        &split(&["orders", "users"]),
-        &model(&["orders", "users"]),
-    )
-    .unwrap();
+    remember(data.path(), &split(&["cart", "orders"]), &model(&["cart", "orders"])).unwrap();
+    remember(data.path(), &split(&["orders", "users"]), &model(&["orders", "users"])).unwrap();
     let placement = read(&data.path().join(FILE)).unwrap().unwrap();
     let modules: Vec<&str> = placement.modules.keys().map(String::as_str).collect();
     assert_eq!(modules, ["cart", "orders", "users"]);
     // The module comes back: its data has not moved meanwhile.
-    assert!(
-        remember(
-            data.path(),
-            &Topology::built_in("shop", &["cart"]),
-            &model(&["cart"])
-        )
-        .is_err()
-    );
+    assert!(remember(data.path(), &Topology::built_in("shop", &["cart"]), &model(&["cart"])).is_err());
 }
 
 #[test]
@@ -110,11 +75,9 @@ fn the_same_file_written_in_another_way_is_the_same() {
     let data = tempfile::tempdir().unwrap();
     let model = model(&["cart"]);
     let mut topology = split(&["cart"]);
-    for database in [
-        "cart.db".into(),
-        "./x/..//cart.db".into(),
-        data.path().canonicalize().unwrap().join("cart.db"),
-    ] {
+    for database in
+        ["cart.db".into(), "./x/..//cart.db".into(), data.path().canonicalize().unwrap().join("cart.db")]
+    {
         topology.services[0].database = Some(database);
         remember(data.path(), &topology, &model).unwrap();
     }
@@ -131,17 +94,11 @@ fn a_file_that_cannot_be_read_is_an_error_and_stays() {
         ("format = 1\n", "missing field `modules`"),
         ("format = 1\n[modules]\ncart = 7\n", "invalid type"),
         ("format = 1\n[modules\n", "placement.toml: "),
-        (
-            "format = 2\n[places]\n",
-            "written by a newer version (format 2, this one knows 1)",
-        ),
+        ("format = 2\n[places]\n", "written by a newer version (format 2, this one knows 1)"),
     ] {
         std::fs::write(&file, text).unwrap();
         let error = remember(data.path(), &topology, &model).unwrap_err().to_string();
-        assert!(
-            error.contains(reason) && error.contains("placement.toml"),
-            "{text:?}: {error}"
-        );
+        assert!(error.contains(reason) && error.contains("placement.toml"), "{text:?}: {error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     }
 }
@@ -156,12 +113,7 @@ fn a_lost_file_is_not_made_again_beside_the_data_of_another_topology() {
         "{lost}"
     );
     // The topology that made the data names its database.
-    remember(
-        data.path(),
-        &Topology::built_in("shop", &["cart"]),
-        &model(&["cart"]),
-    )
-    .unwrap();
+    remember(data.path(), &Topology::built_in("shop", &["cart"]), &model(&["cart"])).unwrap();
 }
 
 #[test]

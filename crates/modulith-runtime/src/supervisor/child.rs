@@ -34,9 +34,7 @@ impl Said {
     fn of(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
-            "ready" => Some(Self::Ready(
-                Some(rest.trim()).filter(|url| !url.is_empty()).map(str::to_owned),
-            )),
+            "ready" => Some(Self::Ready(Some(rest.trim()).filter(|url| !url.is_empty()).map(str::to_owned))),
             "waiting" | "stopping" => Some(Self::NotReady),
             _ => None,
         }
@@ -83,10 +81,7 @@ pub(super) fn start(
     program: &Path,
     args: &[OsString],
     to: To,
-) -> io::Result<(
-    mpsc::UnboundedSender<Signal>,
-    impl Future<Output = Ended> + Send + use<>,
-)> {
+) -> io::Result<(mpsc::UnboundedSender<Signal>, impl Future<Output = Ended> + Send + use<>)> {
     let mut child = Command::new(program)
         .args(args)
         .env(CONTROL, "1")
@@ -190,10 +185,7 @@ mod tests {
     fn what_children_say_is_understood_and_nothing_else() {
         for (line, said) in [
             ("ready", Some(Said::Ready(None))),
-            (
-                "ready http://127.0.0.1:8080",
-                Some(Said::Ready(Some("http://127.0.0.1:8080".to_owned()))),
-            ),
+            ("ready http://127.0.0.1:8080", Some(Said::Ready(Some("http://127.0.0.1:8080".to_owned())))),
             ("waiting products: does not answer", Some(Said::NotReady)),
             ("stopping", Some(Said::NotReady)),
             ("readying", None),

@@ -33,11 +33,7 @@ impl Lines {
     /// With the service's name in front, in colour on a terminal unless `NO_COLOR` is set (no-color.org).
     pub(crate) fn prefixed() -> Self {
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if io::stderr().is_terminal() && !no_colour {
-            Self::Coloured
-        } else {
-            Self::Plain
-        }
+        if io::stderr().is_terminal() && !no_colour { Self::Coloured } else { Self::Plain }
     }
 
     /// What stands in front of each child's lines. A service's colour is that of its place in the topology.
@@ -48,10 +44,7 @@ impl Lines {
             Self::Plain => format!("{name:width$} | "),
             Self::Coloured => format!("\x1b[{}m{name:width$} |\x1b[0m ", COLOURS[place % COLOURS.len()]),
         };
-        names
-            .enumerate()
-            .map(|named| Arc::from(prefix(named).into_bytes()))
-            .collect()
+        names.enumerate().map(|named| Arc::from(prefix(named).into_bytes())).collect()
     }
 }
 
@@ -63,10 +56,7 @@ pub(super) struct BoundedLines<R> {
 
 impl<R: AsyncRead + Unpin> BoundedLines<R> {
     pub(super) fn new(from: R) -> Self {
-        Self {
-            from: BufReader::new(from),
-            line: Vec::new(),
-        }
+        Self { from: BufReader::new(from), line: Vec::new() }
     }
 
     /// The next line without its end, or `None` when there are no more. What comes before an error of the pipe
@@ -94,8 +84,7 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
             }
         }
         if dropped > 0 {
-            self.line
-                .extend_from_slice(format!(" [cut: {dropped} bytes more]").as_bytes());
+            self.line.extend_from_slice(format!(" [cut: {dropped} bytes more]").as_bytes());
         }
         has_begun.then_some(&*self.line)
     }
@@ -116,15 +105,13 @@ impl Sink {
     pub(super) fn start() -> io::Result<(Self, Written)> {
         let (to, mut lines) = mpsc::channel::<Vec<u8>>(LINES_WAITING_MAX);
         let (end, done) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("modulith-log".into())
-            .spawn(move || {
-                while let Some(line) = lines.blocking_recv() {
-                    // Without a standard error there is nobody to tell.
-                    let _ = io::stderr().lock().write_all(&line);
-                }
-                let _ = end.send(());
-            })?;
+        std::thread::Builder::new().name("modulith-log".into()).spawn(move || {
+            while let Some(line) = lines.blocking_recv() {
+                // Without a standard error there is nobody to tell.
+                let _ = io::stderr().lock().write_all(&line);
+            }
+            let _ = end.send(());
+        })?;
         Ok((Self { to }, Written { done }))
     }
 
@@ -163,16 +150,10 @@ mod tests {
     fn names_are_aligned_and_coloured_by_place() {
         let text = |lines: Lines| {
             let prefixes = lines.prefixes(["cart", "products"].into_iter());
-            prefixes
-                .iter()
-                .map(|prefix| String::from_utf8(prefix.to_vec()).unwrap())
-                .collect::<Vec<_>>()
+            prefixes.iter().map(|prefix| String::from_utf8(prefix.to_vec()).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(text(Lines::Plain), ["cart     | ", "products | "]);
-        assert_eq!(
-            text(Lines::Coloured),
-            ["\x1b[36mcart     |\x1b[0m ", "\x1b[33mproducts |\x1b[0m "]
-        );
+        assert_eq!(text(Lines::Coloured), ["\x1b[36mcart     |\x1b[0m ", "\x1b[33mproducts |\x1b[0m "]);
         assert_eq!(text(Lines::Unchanged), ["", ""]);
     }
 }

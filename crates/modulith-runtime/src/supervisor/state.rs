@@ -68,35 +68,19 @@ pub(super) fn random() -> u64 {
 /// The pause before the next start: 100 ms doubling to 5 s, of which a random half to all is taken, so that
 /// children that fell together do not return together.
 fn back_off(failures: u32, random: u64) -> Duration {
-    let whole = BACK_OFF_MIN
-        .saturating_mul(1 << failures.min(16))
-        .min(BACK_OFF_MAX);
+    let whole = BACK_OFF_MIN.saturating_mul(1 << failures.min(16)).min(BACK_OFF_MAX);
     let half = whole / 2;
     half + half.mul_f64((random % 1024) as f64 / 1023.0)
 }
 
 impl State {
     pub(super) fn new(children: usize, gateway: Option<usize>, drain: Duration, random: fn() -> u64) -> Self {
-        let children = (0..children)
-            .map(|_| Child {
-                phase: Phase::Gone,
-                failures: 0,
-            })
-            .collect();
-        Self {
-            children,
-            gateway,
-            drain,
-            stopping: None,
-            announced: false,
-            random,
-        }
+        let children = (0..children).map(|_| Child { phase: Phase::Gone, failures: 0 }).collect();
+        Self { children, gateway, drain, stopping: None, announced: false, random }
     }
 
     pub(super) fn begin(&mut self, now: Instant) -> Vec<Act> {
-        (0..self.children.len())
-            .map(|index| self.start(index, now))
-            .collect()
+        (0..self.children.len()).map(|index| self.start(index, now)).collect()
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -107,10 +91,7 @@ impl State {
         if let Phase::Running { ready, .. } = &mut self.children[index].phase {
             *ready = true;
         }
-        let all = self
-            .children
-            .iter()
-            .all(|child| matches!(child.phase, Phase::Running { ready: true, .. }));
+        let all = self.children.iter().all(|child| matches!(child.phase, Phase::Running { ready: true, .. }));
         if all && !self.announced && self.stopping.is_none() {
             self.announced = true;
             return vec![Act::Announce];
@@ -132,10 +113,8 @@ impl State {
         }
         if ended == Ended::Code(EXIT_CONFIGURATION) {
             self.children[index].phase = Phase::Gone;
-            let note = Act::Note(
-                index,
-                "cannot run with this configuration; everything is stopped".to_owned(),
-            );
+            let note =
+                Act::Note(index, "cannot run with this configuration; everything is stopped".to_owned());
             return [vec![note], self.begin_stop(1, now)].concat();
         }
         self.rest(index, &ended.to_string(), now)
@@ -147,10 +126,7 @@ impl State {
             self.children[index].phase = Phase::Gone;
             return self.go_on_stopping(now);
         }
-        let in_vain = matches!(
-            error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-        );
+        let in_vain = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
         if in_vain && !self.announced {
             self.children[index].phase = Phase::Gone;
             return self.begin_stop(1, now);
@@ -196,17 +172,12 @@ impl State {
             return self.go_on_stopping(now);
         }
         let due = |child: &Child| matches!(child.phase, Phase::Resting { until } if until <= now);
-        let due: Vec<usize> = (0..self.children.len())
-            .filter(|index| due(&self.children[*index]))
-            .collect();
+        let due: Vec<usize> = (0..self.children.len()).filter(|index| due(&self.children[*index])).collect();
         due.into_iter().map(|index| self.start(index, now)).collect()
     }
 
     fn start(&mut self, index: usize, now: Instant) -> Act {
-        self.children[index].phase = Phase::Running {
-            since: now,
-            ready: false,
-        };
+        self.children[index].phase = Phase::Running { since: now, ready: false };
         Act::Start(index)
     }
 
@@ -220,29 +191,18 @@ impl State {
         let pause = back_off(child.failures, (self.random)());
         child.failures += 1;
         child.phase = Phase::Resting { until: now + pause };
-        vec![Act::Note(
-            index,
-            format!("{what}; it is started again in {} ms", pause.as_millis()),
-        )]
+        vec![Act::Note(index, format!("{what}; it is started again in {} ms", pause.as_millis()))]
     }
 
     fn begin_stop(&mut self, code: u8, now: Instant) -> Vec<Act> {
-        self.stopping = Some(Stopping {
-            since: now,
-            code,
-            services_told: false,
-            killed: false,
-        });
+        self.stopping = Some(Stopping { since: now, code, services_told: false, killed: false });
         for child in &mut self.children {
             if let Phase::Resting { .. } = child.phase {
                 child.phase = Phase::Gone;
             }
         }
         let gateway = self.running(None).find(|index| Some(*index) == self.gateway);
-        let mut acts: Vec<Act> = gateway
-            .map(|index| Act::Send(index, Signal::TERM))
-            .into_iter()
-            .collect();
+        let mut acts: Vec<Act> = gateway.map(|index| Act::Send(index, Signal::TERM)).into_iter().collect();
         acts.extend(self.go_on_stopping(now));
         acts
     }
@@ -314,11 +274,7 @@ mod tests {
             now += MS * u32::try_from(waited).unwrap();
         }
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(
-            pause(&mut state, now + LIFE_SOUND),
-            100,
-            "a sound life is forgiven"
-        );
+        assert_eq!(pause(&mut state, now + LIFE_SOUND), 100, "a sound life is forgiven");
         assert_eq!(back_off(0, 0), 50 * MS, "jitter takes up to a half");
     }
 
@@ -361,22 +317,13 @@ mod tests {
         state.stop(None, now);
         let drained = state.next_wake().unwrap();
         assert_eq!(drained, now + Duration::from_secs(10));
-        assert_eq!(
-            state.wake(drained),
-            [Act::Send(0, Signal::TERM), Act::Send(1, Signal::TERM)]
-        );
+        assert_eq!(state.wake(drained), [Act::Send(0, Signal::TERM), Act::Send(1, Signal::TERM)]);
         assert!(state.ended(0, Ended::Code(0), drained).is_empty());
         let over = state.next_wake().unwrap();
         assert_eq!(over, drained + KILL_AFTER);
-        let killed = |acts: Vec<Act>| {
-            acts.into_iter()
-                .filter(|act| matches!(act, Act::Send(..)))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            killed(state.wake(over)),
-            [Act::Send(1, Signal::KILL), Act::Send(GATEWAY, Signal::KILL)]
-        );
+        let killed =
+            |acts: Vec<Act>| acts.into_iter().filter(|act| matches!(act, Act::Send(..))).collect::<Vec<_>>();
+        assert_eq!(killed(state.wake(over)), [Act::Send(1, Signal::KILL), Act::Send(GATEWAY, Signal::KILL)]);
         assert_eq!(state.next_wake(), None);
         state.ended(1, Ended::Signal(9), over);
         assert_eq!(state.ended(GATEWAY, Ended::Signal(9), over), [Act::End(1)]);
@@ -412,10 +359,7 @@ mod tests {
         let mut state = running(now);
         state.ended(0, Ended::Code(0), now);
         state.wake(now + LIFE_SOUND);
-        assert!(
-            matches!(&*state.could_not_start(0, &absent, now), [Act::Note(0, _)]),
-            "it was there before"
-        );
+        assert!(matches!(&*state.could_not_start(0, &absent, now), [Act::Note(0, _)]), "it was there before");
     }
 
     #[test]
@@ -423,9 +367,6 @@ mod tests {
         let now = Instant::now();
         let mut state = running(now);
         state.ended(0, Ended::Code(0), now);
-        assert_eq!(
-            state.pass(Signal::HUP),
-            [Act::Send(1, Signal::HUP), Act::Send(2, Signal::HUP)]
-        );
+        assert_eq!(state.pass(Signal::HUP), [Act::Send(1, Signal::HUP), Act::Send(2, Signal::HUP)]);
     }
 }

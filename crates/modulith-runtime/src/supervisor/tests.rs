@@ -45,15 +45,8 @@ fn parent() {
         return;
     };
     let scripts: Vec<(String, String)> = serde_json::from_str(&scripts).unwrap();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .init();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let code = runtime.block_on(supervise(options(&scripts))).unwrap();
     std::process::exit(code.into());
 }
@@ -76,17 +69,8 @@ impl Parent {
             .unwrap();
         let (to, lines) = channel();
         let stderr = BufReader::new(process.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            stderr
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| to.send(line))
-        });
-        Self {
-            process,
-            lines,
-            heard: Vec::new(),
-        }
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
+        Self { process, lines, heard: Vec::new() }
     }
 
     /// Waits for a line with this text, counted from those not heard yet.
@@ -138,10 +122,7 @@ impl Fifo {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        Self {
-            path,
-            _folder: folder,
-        }
+        Self { path, _folder: folder }
     }
 
     /// A script that holds the pipe as long as it, or anything that it has started, lives.
@@ -152,13 +133,7 @@ impl Fifo {
     /// To be called before the children are started, which could not open the pipe otherwise.
     fn watch(&self) -> Watch {
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
-        Watch(
-            File::options()
-                .read(true)
-                .custom_flags(flags)
-                .open(&self.path)
-                .unwrap(),
-        )
+        Watch(File::options().read(true).custom_flags(flags).open(&self.path).unwrap())
     }
 }
 
@@ -179,21 +154,14 @@ impl Watch {
 fn logs_carry_names_and_readiness_is_announced_with_the_url() {
     let mut parent = Parent::of(&[
         ("products", &format!("echo hello >&2; echo also here; {STEADY}")),
-        (
-            "gateway",
-            "echo waiting products; echo ready http://127.0.0.1:9; while read -r line; do :; done",
-        ),
+        ("gateway", "echo waiting products; echo ready http://127.0.0.1:9; while read -r line; do :; done"),
     ]);
     parent.hear("all ready at http://127.0.0.1:9");
     parent.send(Signal::TERM);
     parent.end();
     parent.place("products | hello");
     parent.place("products | also here");
-    assert!(
-        !parent.heard.iter().any(|line| line.contains("waiting")),
-        "{:#?}",
-        parent.heard
-    );
+    assert!(!parent.heard.iter().any(|line| line.contains("waiting")), "{:#?}", parent.heard);
 }
 
 #[test]
@@ -223,14 +191,7 @@ fn a_killed_child_returns_and_the_others_stay() {
     parent.hear("victim | pid");
     parent.send(Signal::INT);
     assert_eq!(parent.end(), Some(0));
-    assert_eq!(
-        parent
-            .heard
-            .iter()
-            .filter(|line| line.contains("steady | life"))
-            .count(),
-        1
-    );
+    assert_eq!(parent.heard.iter().filter(|line| line.contains("steady | life")).count(), 1);
 }
 
 #[test]
@@ -342,9 +303,6 @@ async fn a_program_that_is_not_there_ends_it() {
 async fn a_wish_to_stop_is_like_a_signal() {
     let options = options(&[("a".to_owned(), POLITE.to_owned())]);
     let stop = options.stop.clone();
-    let options = SuperviseOptions {
-        on_ready: Box::new(move |_| stop.cancel()),
-        ..options
-    };
+    let options = SuperviseOptions { on_ready: Box::new(move |_| stop.cancel()), ..options };
     assert_eq!(supervise(options).await.unwrap(), 0);
 }

@@ -24,13 +24,7 @@ impl Problem {
         message: impl Into<String>,
         mend: impl Into<String>,
     ) -> Self {
-        Self {
-            file: None,
-            line: None,
-            key: declaration.into(),
-            message: message.into(),
-            mend: mend.into(),
-        }
+        Self { file: None, line: None, key: declaration.into(), message: message.into(), mend: mend.into() }
     }
 }
 
@@ -60,11 +54,7 @@ impl Problems {
     ///
     /// The problems, if there are any.
     pub fn none_of(problems: Vec<Problem>) -> Result<(), Self> {
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Self(problems))
-        }
+        if problems.is_empty() { Ok(()) } else { Err(Self(problems)) }
     }
 }
 

@@ -21,31 +21,17 @@ const SERVICE_KEYS: [&str; 4] = ["modules", "listen", "database", "replicas"];
 pub(super) fn load(path: &Path) -> Result<Topology, Problems> {
     let refuse = |line, message: String, mend: &str| {
         let file = Some(path.to_owned());
-        Err(Problems(vec![Problem {
-            file,
-            line,
-            key: String::new(),
-            message,
-            mend: mend.to_owned(),
-        }]))
+        Err(Problems(vec![Problem { file, line, key: String::new(), message, mend: mend.to_owned() }]))
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            return refuse(
-                None,
-                error.to_string(),
-                "name a readable topology file with --topology",
-            );
+            return refuse(None, error.to_string(), "name a readable topology file with --topology");
         }
     };
     parse(path, &text).or_else(|error| {
         let line = error.span().map(|span| line_at(&text, span.start));
-        refuse(
-            line,
-            error.message().trim().replace('\n', ", "),
-            "write valid TOML there (https://toml.io)",
-        )
+        refuse(line, error.message().trim().replace('\n', ", "), "write valid TOML there (https://toml.io)")
     })
 }
 
@@ -73,11 +59,7 @@ fn parse(path: &Path, text: &str) -> Result<Topology, toml_edit::TomlError> {
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
+    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 struct Reader<'a> {
@@ -139,9 +121,8 @@ impl Reader<'_> {
         for (name, item) in section.iter() {
             match name {
                 "listen" => {
-                    gateway.listen = self
-                        .address("gateway.listen", item, LISTEN_DEFAULT)
-                        .unwrap_or(gateway.listen);
+                    gateway.listen =
+                        self.address("gateway.listen", item, LISTEN_DEFAULT).unwrap_or(gateway.listen);
                 }
                 "drain_s" => {
                     let drain_s = self.count("gateway.drain_s", item, DRAIN_S_DEFAULT);
@@ -251,15 +232,8 @@ impl Reader<'_> {
     /// Notes where the keys of a table stand.
     fn lines(&mut self, parent: &str, table: &dyn TableLike) {
         for (name, item) in table.iter() {
-            let span = table
-                .key(name)
-                .and_then(toml_edit::Key::span)
-                .or_else(|| item.span());
-            let key = if parent.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{parent}.{name}")
-            };
+            let span = table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
+            let key = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
             let line = self.line(span);
             self.note(key, line);
         }
@@ -276,16 +250,8 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, parent: &str, name: &str, known: &[&str]) {
-        let key = if parent.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{parent}.{name}")
-        };
-        let list = known
-            .iter()
-            .map(|known| format!("`{known}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let key = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
+        let list = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
         let mend = match nearest(name, known.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("remove it; known here: {list}"),
@@ -294,11 +260,7 @@ impl Reader<'_> {
     }
 
     fn wrong_type(&mut self, key: &str, item: &Item, expected: &str, mend: &str) {
-        self.add(
-            key,
-            format!("{expected} is expected, not {}", with_article(item.type_name())),
-            mend,
-        );
+        self.add(key, format!("{expected} is expected, not {}", with_article(item.type_name())), mend);
     }
 
     fn add(&mut self, key: &str, message: impl Into<String>, mend: impl Into<String>) {
@@ -308,10 +270,6 @@ impl Reader<'_> {
 }
 
 fn with_article(type_name: &str) -> String {
-    let article = if type_name.starts_with(['a', 'i', 'o']) {
-        "an"
-    } else {
-        "a"
-    };
+    let article = if type_name.starts_with(['a', 'i', 'o']) { "an" } else { "a" };
     format!("{article} {type_name}")
 }

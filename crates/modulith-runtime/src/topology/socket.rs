@@ -46,15 +46,10 @@ pub(super) fn make_folder(socket: &Path, data: &Path) -> io::Result<()> {
 
 fn temporary_folder(data: &Path) -> PathBuf {
     let digest = ring::digest::digest(&ring::digest::SHA256, canonical(data).as_os_str().as_bytes());
-    let hash: String = digest.as_ref()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     std::env::temp_dir().join(format!("modulith-{}-{hash}", rustix::process::getuid().as_raw()))
 }
 
 fn canonical(data: &Path) -> PathBuf {
-    data.canonicalize()
-        .or_else(|_| std::path::absolute(data))
-        .unwrap_or_else(|_| data.to_owned())
+    data.canonicalize().or_else(|_| std::path::absolute(data)).unwrap_or_else(|_| data.to_owned())
 }

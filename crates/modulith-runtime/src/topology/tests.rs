@@ -36,13 +36,7 @@ fn problems(text: &str) -> Vec<String> {
     let problems = read(text).problems;
     problems
         .into_iter()
-        .map(|problem| {
-            Problem {
-                file: Some("t.toml".into()),
-                ..problem
-            }
-            .to_string()
-        })
+        .map(|problem| Problem { file: Some("t.toml".into()), ..problem }.to_string())
         .collect()
 }
 
@@ -56,11 +50,7 @@ fn a_file_is_read_with_its_defaults_and_lines() {
     let orders = topology.service_of("cart").unwrap();
     assert_eq!((orders.name.as_str(), orders.replicas), ("orders", 1));
     assert_eq!(topology.line("service.orders.modules[1]"), Some(13));
-    assert_eq!(
-        topology.line("service.orders.database"),
-        Some(10),
-        "an absent key is at its section"
-    );
+    assert_eq!(topology.line("service.orders.database"), Some(10), "an absent key is at its section");
     let data = tempfile::tempdir().unwrap();
     let database = |service| topology.database_path(topology.service(service).unwrap(), data.path());
     assert_eq!(database("products"), data.path().join("catalogue/products.db"));
@@ -71,10 +61,7 @@ fn a_file_is_read_with_its_defaults_and_lines() {
 fn the_built_in_topology_is_one_service() {
     let topology = Topology::built_in("store", &["users", "cart"]);
     assert!(topology.is_monolith());
-    assert_eq!(
-        topology.service_of("cart").unwrap().database_file(),
-        Path::new("store.db")
-    );
+    assert_eq!(topology.service_of("cart").unwrap().database_file(), Path::new("store.db"));
     assert_eq!(topology.gateway.listen.to_string(), LISTEN_DEFAULT);
 }
 
@@ -123,10 +110,7 @@ fn a_file_that_is_absent_or_no_toml_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("split.toml");
     let absent = Topology::load(&file).unwrap_err().to_string();
-    assert!(
-        absent.contains("split.toml: No such file") && absent.ends_with("1 problem"),
-        "{absent}"
-    );
+    assert!(absent.contains("split.toml: No such file") && absent.ends_with("1 problem"), "{absent}");
     std::fs::write(&file, "[gateway]\nlisten = \n").unwrap();
     let broken = Topology::load(&file).unwrap_err().to_string();
     assert!(broken.contains("split.toml:2: "), "{broken}");
@@ -153,10 +137,7 @@ fn the_environment_overrides_a_modules_section() {
     )
     .unwrap();
     assert_eq!(config, expected);
-    assert_eq!(
-        topology.module_config_from("cart", environment),
-        toml::Table::new()
-    );
+    assert_eq!(topology.module_config_from("cart", environment), toml::Table::new());
 }
 
 #[test]
@@ -165,27 +146,16 @@ fn sockets_are_in_the_data_folder_while_their_path_is_short_enough() {
     let products = topology.service("products").unwrap();
     let short = tempfile::tempdir().unwrap();
     let place = topology.listen_address(products, short.path());
+    assert_eq!(place, Address::Unix(short.path().canonicalize().unwrap().join("run/products.sock")));
     assert_eq!(
-        place,
-        Address::Unix(short.path().canonicalize().unwrap().join("run/products.sock"))
-    );
-    assert_eq!(
-        topology
-            .listen_address(topology.service("orders").unwrap(), short.path())
-            .to_string(),
+        topology.listen_address(topology.service("orders").unwrap(), short.path()).to_string(),
         "127.0.0.1:7002"
     );
 
     let deep = short.path().join("d".repeat(90));
     std::fs::create_dir(&deep).unwrap();
-    let Address::Unix(path) = topology.listen_address(products, &deep) else {
-        panic!("a socket")
-    };
-    assert!(
-        path.as_os_str().len() <= UNIX_PATH_BYTES_MAX,
-        "{}",
-        path.display()
-    );
+    let Address::Unix(path) = topology.listen_address(products, &deep) else { panic!("a socket") };
+    assert!(path.as_os_str().len() <= UNIX_PATH_BYTES_MAX, "{}", path.display());
     assert_eq!(path, {
         let through_dots = deep.join("..").join(deep.file_name().unwrap());
         let Address::Unix(path) = topology.listen_address(products, &through_dots) else {
@@ -195,10 +165,7 @@ fn sockets_are_in_the_data_folder_while_their_path_is_short_enough() {
     });
     topology.make_socket_folders(&deep).unwrap();
     let folder = path.parent().unwrap();
-    assert_eq!(
-        std::fs::metadata(folder).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let refused = topology.make_socket_folders(&deep).unwrap_err().to_string();
     assert!(refused.contains("not a folder of this user alone"), "{refused}");

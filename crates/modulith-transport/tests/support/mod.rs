@@ -43,9 +43,7 @@ pub fn soon() -> Instant {
 
 /// Fails instead of hanging.
 pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future)
-        .await
-        .expect("an event that never came")
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("an event that never came")
 }
 
 pub fn unix(folder: &tempfile::TempDir) -> Address {
@@ -102,12 +100,7 @@ impl Served {
                 });
             }
         });
-        Self {
-            address,
-            shutdown,
-            ended,
-            task,
-        }
+        Self { address, shutdown, ended, task }
     }
 
     pub async fn kill(self) {
@@ -151,18 +144,12 @@ impl Gate {
 
     /// Waits until so many more calls have reached the handler.
     pub async fn entered(&self, calls: u32) {
-        in_time(self.entered.acquire_many(calls))
-            .await
-            .expect("an open semaphore")
-            .forget();
+        in_time(self.entered.acquire_many(calls)).await.expect("an open semaphore").forget();
     }
 
     /// Waits until so many more calls have left it, finished or dropped.
     pub async fn gone(&self, calls: u32) {
-        in_time(self.gone.acquire_many(calls))
-            .await
-            .expect("an open semaphore")
-            .forget();
+        in_time(self.gone.acquire_many(calls)).await.expect("an open semaphore").forget();
     }
 }
 
@@ -203,11 +190,7 @@ pub async fn read_frame(stream: &mut Stream) -> std::io::Result<(u8, u64, Vec<u8
     let length = u32::from_le_bytes(header[..4].try_into().expect("four bytes")) as usize;
     let mut body = vec![0; length - 10];
     stream.read_exact(&mut body).await?;
-    Ok((
-        header[4],
-        u64::from_le_bytes(header[6..].try_into().expect("eight bytes")),
-        body,
-    ))
+    Ok((header[4], u64::from_le_bytes(header[6..].try_into().expect("eight bytes")), body))
 }
 
 fn hello_body(token: &[u8], label: &[u8], caller: &[u8], served: &[u8], shown: &[u8]) -> Vec<u8> {
@@ -243,19 +226,10 @@ pub async fn raw_served(listener: &Listener) -> Stream {
     let mut preface = [0; 5];
     stream.read_exact(&mut preface).await.expect("a preface");
     stream.write_all(PREFACE).await.expect("written");
-    stream
-        .write_all(&frame(CHALLENGE, 0, &[6; 32]))
-        .await
-        .expect("written");
+    stream.write_all(&frame(CHALLENGE, 0, &[6; 32])).await.expect("written");
     let (kind, _, said) = read_frame(&mut stream).await.expect("a hello");
     assert_eq!(kind, HELLO);
-    let body = hello_body(
-        b"one token for all",
-        b"modulith served 1\0",
-        &said[..32],
-        &[6; 32],
-        &[0; 32],
-    );
+    let body = hello_body(b"one token for all", b"modulith served 1\0", &said[..32], &[6; 32], &[0; 32]);
     stream.write_all(&frame(HELLO, 0, &body)).await.expect("written");
     stream
 }

@@ -23,10 +23,7 @@ pub(crate) fn routes(links: &Links) -> Router {
     Router::new()
         .route("/cart", get(show))
         .route("/cart/lines/{product_id}", put(set_line).delete(remove_line))
-        .with_state(Shelf {
-            cart: links.client(),
-            products: links.client(),
-        })
+        .with_state(Shelf { cart: links.client(), products: links.client() })
 }
 
 /// The cart at today's prices.
@@ -51,27 +48,16 @@ impl Shelf {
         let lines = self.cart.lines(user).await?;
         let ids = lines.iter().map(|line| line.product_id.clone()).collect();
         let products = self.products.products(ids).await?;
-        let mut products: HashMap<_, _> = products
-            .into_iter()
-            .map(|found| (found.id.clone(), found))
-            .collect();
+        let mut products: HashMap<_, _> =
+            products.into_iter().map(|found| (found.id.clone(), found)).collect();
         let line = |CartLine { product_id, quantity }| {
             let product = products.remove(&product_id)?;
             let total = product.price.times(quantity);
-            Some(LineView {
-                product_id,
-                name: product.name,
-                quantity,
-                unit_price: product.price,
-                total,
-            })
+            Some(LineView { product_id, name: product.name, quantity, unit_price: product.price, total })
         };
         let lines: Vec<_> = lines.into_iter().filter_map(line).collect();
         let totals: Option<Vec<Money>> = lines.iter().map(|line| line.total).collect();
-        Ok(Json(CartView {
-            total: totals.and_then(Money::sum),
-            lines,
-        }))
+        Ok(Json(CartView { total: totals.and_then(Money::sum), lines }))
     }
 }
 
@@ -91,21 +77,12 @@ async fn set_line(
     Json(Quantity { quantity }): Json<Quantity>,
 ) -> Result<Json<CartView>, Problem> {
     if !(1..=QUANTITY_MAX).contains(&quantity) {
-        return Err(Problem::invalid([(
-            "quantity",
-            format!("must be between 1 and {QUANTITY_MAX}"),
-        )]));
+        return Err(Problem::invalid([("quantity", format!("must be between 1 and {QUANTITY_MAX}"))]));
     }
     let user = user(&caller)?;
     // Asked for its refusal: what is not in the catalogue does not get into a cart.
     shelf.products.product(product_id.clone()).await?;
-    shelf
-        .cart
-        .set_line(SetLine {
-            user,
-            line: CartLine { product_id, quantity },
-        })
-        .await?;
+    shelf.cart.set_line(SetLine { user, line: CartLine { product_id, quantity } }).await?;
     shelf.view(user).await
 }
 
@@ -114,13 +91,7 @@ async fn remove_line(
     caller: SignedIn,
     Path(product): Path<ProductId>,
 ) -> Result<StatusCode, Problem> {
-    shelf
-        .cart
-        .remove_line(RemoveLine {
-            user: user(&caller)?,
-            product,
-        })
-        .await?;
+    shelf.cart.remove_line(RemoveLine { user: user(&caller)?, product }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -28,10 +28,7 @@ impl Cart for CartModule {
             "SELECT product_id, quantity FROM cart_line WHERE user_id = $1 ORDER BY added_at, product_id LIMIT $2",
             (user, LINES_MAX),
         )?;
-        Ok(rows
-            .into_iter()
-            .map(|(product_id, quantity)| CartLine { product_id, quantity })
-            .collect())
+        Ok(rows.into_iter().map(|(product_id, quantity)| CartLine { product_id, quantity }).collect())
     }
 
     fn set_line(&self, tx: &mut Tx<'_>, SetLine { user, line }: SetLine) -> Answer<(), CartRefused> {

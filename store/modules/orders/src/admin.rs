@@ -34,11 +34,7 @@ struct Office {
 /// Both may be repeated: an invoice number comes once.
 /// `GET /audit`, `GET /audit/orders?after=`, `GET /audit/units?after=`: the sums, each order's, each product's.
 pub(crate) fn routes(links: &Links) -> Router {
-    let office = Office {
-        book: links.client(),
-        place: links.saga(),
-        return_goods: links.saga(),
-    };
+    let office = Office { book: links.client(), place: links.saga(), return_goods: links.saga() };
     Router::new()
         .route("/import", post(import))
         .route("/returns", post(returns))
@@ -91,16 +87,10 @@ async fn import(State(office): State<Office>, Json(import): Json<Import>) -> Res
     check(&invoices)?;
     let numbers = invoices.iter().map(|booked| booked.invoice.clone()).collect();
     let known: HashSet<String> = office.book.recorded(numbers).await?.into_iter().collect();
-    let new = invoices
-        .into_iter()
-        .filter(|booked| !known.contains(&booked.invoice));
+    let new = invoices.into_iter().filter(|booked| !known.contains(&booked.invoice));
     // All at once: what waits together is committed together.
     let bookings = try_join_all(new.map(|booked| office.book_order(currency, booked))).await?;
-    let mut imported = Imported {
-        placed: 0,
-        known: known.len(),
-        refused: Vec::new(),
-    };
+    let mut imported = Imported { placed: 0, known: known.len(), refused: Vec::new() };
     for booking in bookings {
         match booking {
             Booking::Placed => imported.placed += 1,
@@ -114,23 +104,10 @@ async fn import(State(office): State<Office>, Json(import): Json<Import>) -> Res
 impl Office {
     /// Through the same plan as a customer's checkout, at the prices of the invoice, which was paid elsewhere.
     async fn book_order(&self, currency: Currency, booked: Booked) -> Result<Booking, Problem> {
-        let Booked {
-            invoice,
-            user,
-            at_ms,
-            lines,
-        } = booked;
-        let refused = |reason| {
-            Booking::Refused(RefusedInvoice {
-                invoice: invoice.clone(),
-                reason,
-            })
-        };
+        let Booked { invoice, user, at_ms, lines } = booked;
+        let refused = |reason| Booking::Refused(RefusedInvoice { invoice: invoice.clone(), reason });
         let Some(total) = total(currency, &lines) else {
-            return Ok(refused(Problem::invalid([(
-                "lines",
-                "have no sum that is a price",
-            )])));
+            return Ok(refused(Problem::invalid([("lines", "have no sum that is a price")])));
         };
         let order = NewOrder {
             id: OrderId(Uuid::now_v7()),
@@ -138,28 +115,15 @@ impl Office {
             lines,
             total,
             client_reference: None,
-            invoice: Some(Invoice {
-                number: invoice.clone(),
-                placed_at_ms: at_ms,
-            }),
+            invoice: Some(Invoice { number: invoice.clone(), placed_at_ms: at_ms }),
         };
-        match self
-            .place
-            .start(
-                PlaceOrder(Purchase {
-                    order,
-                    card: CardToken::on_invoice(),
-                }),
-                None,
-            )
-            .await
-        {
+        match self.place.start(PlaceOrder(Purchase { order, card: CardToken::on_invoice() }), None).await {
             Ok(_) => Ok(Booking::Placed),
             Err(CallError::Refused(refusal)) => Ok(match refusal.of(OrderBook.record) {
                 Some(RecordRefused::AlreadyRecorded) => Booking::Known,
-                None => refused(refusal.into()),
+                None => refused(Problem::refused(&refusal)),
             }),
-            Err(error) => Err(Problem::of_saga(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -175,18 +139,16 @@ impl Office {
                 Some(TakeBackRefused::AlreadyTakenBack) => {
                     Ok(self.book.returned(invoice).await?.unwrap_or_default())
                 }
-                None => Err(refusal.into()),
+                None => Err(Problem::refused(&refusal)),
             },
-            Err(error) => Err(Problem::of_saga(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
 fn total(currency: Currency, lines: &[NewLine]) -> Option<Money> {
-    let totals: Option<Vec<Money>> = lines
-        .iter()
-        .map(|line| Money::new(line.unit_price_minor, currency).times(line.quantity))
-        .collect();
+    let totals: Option<Vec<Money>> =
+        lines.iter().map(|line| Money::new(line.unit_price_minor, currency).times(line.quantity)).collect();
     Money::sum(totals?)
 }
 
@@ -198,25 +160,9 @@ async fn returns(
     let Import { currency, invoices } = import;
     check(&invoices)?;
     let mut sum = Returned::default();
-    for Booked {
-        invoice,
-        user,
-        at_ms,
-        lines,
-    } in invoices
-    {
-        let goods = TakeBack {
-            invoice,
-            user,
-            returned_at_ms: at_ms,
-            currency,
-            lines,
-        };
-        let Returned {
-            refunded_minor,
-            unmatched_lines,
-            unmatched_minor,
-        } = office.take_back(goods).await?;
+    for Booked { invoice, user, at_ms, lines } in invoices {
+        let goods = TakeBack { invoice, user, returned_at_ms: at_ms, currency, lines };
+        let Returned { refunded_minor, unmatched_lines, unmatched_minor } = office.take_back(goods).await?;
         sum.refunded_minor += refunded_minor;
         sum.unmatched_lines += unmatched_lines;
         sum.unmatched_minor += unmatched_minor;

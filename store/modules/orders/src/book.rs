@@ -146,14 +146,7 @@ pub(crate) struct OrderBookModule;
 
 impl OrderBook for OrderBookModule {
     fn record(&self, tx: &mut Tx<'_>, Record { order, charge }: Record) -> Answer<Placed, RecordRefused> {
-        let NewOrder {
-            id,
-            user,
-            lines,
-            total,
-            client_reference,
-            invoice,
-        } = order;
+        let NewOrder { id, user, lines, total, client_reference, invoice } = order;
         let (invoice, placed_at) = match invoice {
             Some(invoice) => (Some(invoice.number), invoice.placed_at_ms),
             None => (None, tx.now_ms()),
@@ -191,18 +184,12 @@ impl OrderBook for OrderBookModule {
             "SELECT product_id, quantity - returned FROM orders_line WHERE order_id = $1 AND returned < quantity",
             (order,),
         )?;
-        tx.execute(
-            "UPDATE orders_line SET returned = quantity WHERE order_id = $1",
-            (order,),
-        )?;
+        tx.execute("UPDATE orders_line SET returned = quantity WHERE order_id = $1", (order,))?;
         tx.execute(
             "UPDATE orders_order SET status = $2, refunded_minor = total_minor WHERE id = $1",
             (order, OrderStatus::Cancelled),
         )?;
-        Ok(Cancelled {
-            refund: Money::new(refund_minor, currency),
-            units: left.into_iter().collect(),
-        })
+        Ok(Cancelled { refund: Money::new(refund_minor, currency), units: left.into_iter().collect() })
     }
 
     fn take_back(&self, tx: &mut Tx<'_>, request: TakeBack) -> Answer<TakenBack, TakeBackRefused> {
@@ -214,10 +201,8 @@ impl OrderBook for OrderBookModule {
         db: &Snapshot<'_>,
         OrderOf { user, order }: OrderOf,
     ) -> Answer<Option<ChargeId>, NoSuchOrder> {
-        let found = db.row(
-            "SELECT charge FROM orders_order WHERE id = $1 AND user_id = $2",
-            (order, user),
-        )?;
+        let found =
+            db.row("SELECT charge FROM orders_order WHERE id = $1 AND user_id = $2", (order, user))?;
         let (charge,) = found.ok_or(NoSuchOrder::NoSuchOrder)?;
         Ok(charge)
     }
@@ -225,9 +210,7 @@ impl OrderBook for OrderBookModule {
     fn recorded(&self, db: &Snapshot<'_>, invoices: Vec<String>) -> Answer<Vec<String>, Never> {
         let mut recorded = Vec::new();
         for invoice in invoices {
-            if db
-                .row::<(OrderId,)>("SELECT id FROM orders_order WHERE invoice = $1", (&invoice,))?
-                .is_some()
+            if db.row::<(OrderId,)>("SELECT id FROM orders_order WHERE invoice = $1", (&invoice,))?.is_some()
             {
                 recorded.push(invoice);
             }
@@ -238,13 +221,11 @@ impl OrderBook for OrderBookModule {
     fn returned(&self, db: &Snapshot<'_>, invoice: String) -> Answer<Option<Returned>, Never> {
         let sql =
             "SELECT refunded_minor, unmatched_lines, unmatched_minor FROM orders_return WHERE invoice = $1";
-        Ok(db
-            .row(sql, (invoice,))?
-            .map(|(refunded_minor, unmatched_lines, unmatched_minor)| Returned {
-                refunded_minor,
-                unmatched_lines,
-                unmatched_minor,
-            }))
+        Ok(db.row(sql, (invoice,))?.map(|(refunded_minor, unmatched_lines, unmatched_minor)| Returned {
+            refunded_minor,
+            unmatched_lines,
+            unmatched_minor,
+        }))
     }
 
     fn totals(&self, db: &Snapshot<'_>) -> Answer<OrderTotals, Never> {
@@ -261,13 +242,7 @@ impl OrderBook for OrderBookModule {
         )?;
         let (orders, orders_minor, refunded_minor) = sums.unwrap_or_default();
         let (units_sold, units_returned) = units.unwrap_or_default();
-        Ok(OrderTotals {
-            orders,
-            orders_minor,
-            refunded_minor,
-            units_sold,
-            units_returned,
-        })
+        Ok(OrderTotals { orders, orders_minor, refunded_minor, units_sold, units_returned })
     }
 
     fn sums(&self, db: &Snapshot<'_>, page: OrderPage) -> Answer<Vec<OrderSums>, Never> {
@@ -276,12 +251,8 @@ impl OrderBook for OrderBookModule {
             "SELECT id, status, total_minor, refunded_minor FROM orders_order WHERE id > $1 ORDER BY id LIMIT 1000",
             (after,),
         )?;
-        let sums = |(id, status, total_minor, refunded_minor)| OrderSums {
-            id,
-            status,
-            total_minor,
-            refunded_minor,
-        };
+        let sums =
+            |(id, status, total_minor, refunded_minor)| OrderSums { id, status, total_minor, refunded_minor };
         Ok(rows.into_iter().map(sums).collect())
     }
 
@@ -292,9 +263,6 @@ impl OrderBook for OrderBookModule {
              WHERE product_id > $1 GROUP BY product_id ORDER BY product_id LIMIT 1000",
             (after,),
         )?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, sold, returned)| ProductUnits { id, sold, returned })
-            .collect())
+        Ok(rows.into_iter().map(|(id, sold, returned)| ProductUnits { id, sold, returned }).collect())
     }
 }

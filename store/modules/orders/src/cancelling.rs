@@ -27,18 +27,12 @@ impl Saga for CancelOrder {
 
     fn plan(plan: &mut Plan<Self>) -> Handle<Self, Cancelled> {
         let cancelled = plan.pivot("cancel", OrderBook.cancel, (), |cancel: &Self| cancel.0.clone());
-        plan.then(
-            "repay",
-            Payments.repay,
-            cancelled,
-            |cancel: &Self, cancelled: &Cancelled| repayment(&cancel.0, cancelled),
-        );
-        plan.then(
-            "restock",
-            Products.restock,
-            cancelled,
-            |_: &Self, cancelled: &Cancelled| cancelled.units.clone(),
-        );
+        plan.then("repay", Payments.repay, cancelled, |cancel: &Self, cancelled: &Cancelled| {
+            repayment(&cancel.0, cancelled)
+        });
+        plan.then("restock", Products.restock, cancelled, |_: &Self, cancelled: &Cancelled| {
+            cancelled.units.clone()
+        });
         cancelled
     }
 }
@@ -59,18 +53,12 @@ impl Saga for CancelCharged {
                 amount: cancelled.refund,
             },
         );
-        plan.then(
-            "repay",
-            Payments.repay,
-            cancelled,
-            |cancel: &Self, cancelled: &Cancelled| repayment(&cancel.0, cancelled),
-        );
-        plan.then(
-            "restock",
-            Products.restock,
-            cancelled,
-            |_: &Self, cancelled: &Cancelled| cancelled.units.clone(),
-        );
+        plan.then("repay", Payments.repay, cancelled, |cancel: &Self, cancelled: &Cancelled| {
+            repayment(&cancel.0, cancelled)
+        });
+        plan.then("restock", Products.restock, cancelled, |_: &Self, cancelled: &Cancelled| {
+            cancelled.units.clone()
+        });
         cancelled
     }
 }
@@ -78,9 +66,6 @@ impl Saga for CancelCharged {
 fn repayment(cancel: &OrderOf, cancelled: &Cancelled) -> Repayment {
     Repayment {
         reference: format!("cancel {}", cancel.order),
-        parts: vec![RepaymentPart {
-            payment: PaymentId(cancel.order.0),
-            amount: cancelled.refund,
-        }],
+        parts: vec![RepaymentPart { payment: PaymentId(cancel.order.0), amount: cancelled.refund }],
     }
 }

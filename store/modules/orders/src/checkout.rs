@@ -122,59 +122,37 @@ impl Checkout for PlaceChargedFromCart {
 }
 
 fn hold_stock<S: Checkout>(plan: &mut Plan<S>) -> Handle<S, Hold> {
-    plan.step("hold_stock", Products.hold, (), |checkout: &S| {
-        units(&checkout.purchase().order)
-    })
-    .undo(Products.release)
+    plan.step("hold_stock", Products.hold, (), |checkout: &S| units(&checkout.purchase().order))
+        .undo(Products.release)
 }
 
 fn debit<S: Checkout>(plan: &mut Plan<S>) -> Handle<S, Payment> {
-    plan.step("debit", Payments.debit, (), |checkout: &S| {
-        charge_request(checkout.purchase())
-    })
-    .undo(Payments.credit)
+    plan.step("debit", Payments.debit, (), |checkout: &S| charge_request(checkout.purchase()))
+        .undo(Payments.credit)
 }
 
 fn charge<S: Checkout>(plan: &mut Plan<S>) -> Handle<S, Payment> {
-    plan.step("charge", Payments.charge, (), |checkout: &S| {
-        charge_request(checkout.purchase())
-    })
-    .undo_by_key(Payments.refund)
+    plan.step("charge", Payments.charge, (), |checkout: &S| charge_request(checkout.purchase()))
+        .undo_by_key(Payments.refund)
 }
 
 fn record<S: Checkout>(plan: &mut Plan<S>, payment: Handle<S, Payment>) -> Handle<S, Placed> {
-    plan.pivot(
-        "record",
-        OrderBook.record,
-        payment,
-        |checkout: &S, payment: &Payment| Record {
-            order: checkout.purchase().order.clone(),
-            charge: payment.charge.clone(),
-        },
-    )
+    plan.pivot("record", OrderBook.record, payment, |checkout: &S, payment: &Payment| Record {
+        order: checkout.purchase().order.clone(),
+        charge: payment.charge.clone(),
+    })
 }
 
 fn record_charge<S: Checkout>(plan: &mut Plan<S>, payment: Handle<S, Payment>) {
-    plan.then(
-        "record_charge",
-        Payments.record_charge,
-        payment,
-        |_: &S, payment: &Payment| payment.clone(),
-    );
+    plan.then("record_charge", Payments.record_charge, payment, |_: &S, payment: &Payment| payment.clone());
 }
 
 fn sell_stock<S: Checkout>(plan: &mut Plan<S>, hold: Handle<S, Hold>) {
-    plan.then("sell_stock", Products.sell, hold, |_: &S, hold: &Hold| {
-        hold.clone()
-    });
+    plan.then("sell_stock", Products.sell, hold, |_: &S, hold: &Hold| hold.clone());
 }
 
 fn units(order: &NewOrder) -> Units {
-    order
-        .lines
-        .iter()
-        .map(|line| (line.product.clone(), line.quantity))
-        .collect()
+    order.lines.iter().map(|line| (line.product.clone(), line.quantity)).collect()
 }
 
 /// A payment has the number of its order.

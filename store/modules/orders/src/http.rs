@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use modulith::http::{Invalid, Json, Keyed, Path, Problem, Query, Router, SignedIn, StatusCode, get, post};
-use modulith::{CallError, Links, NotRun, NotRunReason, SagaClient, SagaState};
+use modulith::{CallError, Links, SagaClient};
 use serde::{Deserialize, Serialize};
 use store_cart_contract::{CartClient, CartLine, Ordered};
 use store_orders_contract::{Order, OrderId, OrderOf, OrderStatus, OrdersClient, OrdersOf};
@@ -74,14 +74,10 @@ async fn place(
 ) -> Result<(StatusCode, Json<Order>), Problem> {
     let user = user(&caller)?;
     // Before anything is read: a repeat gets the first answer even if prices, cart or stock have changed since.
-    if let Some(placed) = earlier(shop.place.find(key).map_err(Problem::of_saga)?)? {
+    if let Some(placed) = shop.place.find(key)? {
         return shop.placed(user, placed).await;
     }
-    let PlaceBody {
-        lines,
-        card,
-        client_reference,
-    } = body;
+    let PlaceBody { lines, card, client_reference } = body;
     let from_cart = lines.is_none();
     let lines = match lines {
         Some(lines) => lines,
@@ -93,97 +89,48 @@ async fn place(
     let card = shop.payments.tokenize(card).await?;
     let (new_lines, total) = priced(&lines, products)?;
     let id = OrderId(Uuid::now_v7());
-    let order = NewOrder {
-        id,
-        user: Some(user),
-        lines: new_lines,
-        total,
-        client_reference,
-        invoice: None,
-    };
-    let purchase = Purchase {
-        order,
-        card: card.token,
-    };
+    let order = NewOrder { id, user: Some(user), lines: new_lines, total, client_reference, invoice: None };
+    let purchase = Purchase { order, card: card.token };
     let ordered = Ordered { user, lines };
     let key = Some(key);
     let placed = match (card.paid_through, from_cart) {
         (PaidThrough::Ledger, false) => shop.place.start(PlaceOrder(purchase), key).await,
         (PaidThrough::Ledger, true) => {
-            shop.place_from_cart
-                .start(PlaceOrderFromCart(purchase, ordered), key)
-                .await
+            shop.place_from_cart.start(PlaceOrderFromCart(purchase, ordered), key).await
         }
         (PaidThrough::Provider, false) => shop.place_charged.start(PlaceCharged(purchase), key).await,
         (PaidThrough::Provider, true) => {
-            shop.place_charged_from_cart
-                .start(PlaceChargedFromCart(purchase, ordered), key)
-                .await
+            shop.place_charged_from_cart.start(PlaceChargedFromCart(purchase, ordered), key).await
         }
     };
-    shop.placed(user, placed.map_err(Problem::of_saga)?).await
+    shop.placed(user, placed?).await
 }
 
 impl Shop {
     /// The order as it was placed, also when it was cancelled since: every answer to a key is the same.
     async fn placed(&self, user: UserId, placed: Placed) -> Result<(StatusCode, Json<Order>), Problem> {
-        let order = self
-            .orders
-            .order(OrderOf {
-                user,
-                order: placed.order,
-            })
-            .await?;
-        Ok((
-            StatusCode::CREATED,
-            Json(Order {
-                status: OrderStatus::Paid,
-                ..order
-            }),
-        ))
-    }
-}
-
-/// What an earlier request with the same key came to. All plans of a checkout have the same answer, so it does
-/// not matter which of them the key belongs to.
-fn earlier(state: SagaState<Placed>) -> Result<Option<Placed>, Problem> {
-    match state {
-        SagaState::Unused => Ok(None),
-        SagaState::Done(placed) => Ok(Some(placed)),
-        SagaState::Refused(refused) => Err(refused.into()),
-        SagaState::Aborted(not_run) => Err(not_run.into()),
-        SagaState::Running => Err(NotRun::new(NotRunReason::Running, "the checkout runs").into()),
-        SagaState::KeyReused => Err(NotRun::new(NotRunReason::KeyReused, "the key has another body").into()),
+        let order = self.orders.order(OrderOf { user, order: placed.order }).await?;
+        Ok((StatusCode::CREATED, Json(Order { status: OrderStatus::Paid, ..order })))
     }
 }
 
 fn check(lines: &[CartLine], client_reference: Option<&str>) -> Result<(), Problem> {
     let mut invalid = Invalid::default();
-    invalid.check(
-        (1..=LINES_MAX).contains(&lines.len()),
-        "lines",
-        "must be 1 to 1,000, or in the cart",
-    );
+    invalid.check((1..=LINES_MAX).contains(&lines.len()), "lines", "must be 1 to 1,000, or in the cart");
     for (place, line) in lines.iter().enumerate().take(LINES_MAX) {
         if !(1..=QUANTITY_MAX).contains(&line.quantity) {
             invalid.add(format!("lines[{place}].quantity"), "must be between 1 and 10,000");
         }
     }
     let reference_fits = client_reference.is_none_or(|text| text.chars().count() <= REFERENCE_CHARS_MAX);
-    invalid.check(
-        reference_fits,
-        "client_reference",
-        "must have at most 200 characters",
-    );
+    invalid.check(reference_fits, "client_reference", "must have at most 200 characters");
     invalid.finish()
 }
 
 /// The lines with names and prices of today, and their sum.
 fn priced(lines: &[CartLine], products: Vec<Product>) -> Result<(Vec<NewLine>, Money), Problem> {
-    let products: HashMap<ProductId, Product> = products
-        .into_iter()
-        .map(|product| (product.id.clone(), product))
-        .collect();
+    let products: HashMap<ProductId, Product> =
+        products.into_iter().map(|product| (product.id.clone(), product)).collect();
     let mut invalid = Invalid::default();
     let mut priced = Vec::with_capacity(lines.len());
     let mut totals = Vec::with_capacity(lines.len());
@@ -201,10 +148,7 @@ fn priced(lines: &[CartLine], products: Vec<Product>) -> Result<(Vec<NewLine>, M
         });
     }
     invalid.finish()?;
-    let total = totals
-        .into_iter()
-        .collect::<Option<Vec<Money>>>()
-        .and_then(Money::sum);
+    let total = totals.into_iter().collect::<Option<Vec<Money>>>().and_then(Money::sum);
     let total =
         total.ok_or_else(|| Problem::invalid([("lines", "have no sum: too much, or in two currencies")]))?;
     Ok((priced, total))
@@ -227,11 +171,7 @@ struct Page {
 async fn list(
     State(shop): State<Shop>,
     caller: SignedIn,
-    Query(ListQuery {
-        limit,
-        after,
-        client_reference,
-    }): Query<ListQuery>,
+    Query(ListQuery { limit, after, client_reference }): Query<ListQuery>,
 ) -> Result<Json<Page>, Problem> {
     let user = user(&caller)?;
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
@@ -239,15 +179,7 @@ async fn list(
         return Err(Problem::invalid([("limit", "must be between 1 and 100")]));
     }
     // One more than asked for tells whether there is a next page.
-    let mut items = shop
-        .orders
-        .orders(OrdersOf {
-            user,
-            client_reference,
-            after,
-            limit: limit + 1,
-        })
-        .await?;
+    let mut items = shop.orders.orders(OrdersOf { user, client_reference, after, limit: limit + 1 }).await?;
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
     let next = items.last().filter(|_| more).map(|last| last.id);
@@ -259,14 +191,7 @@ async fn order(
     caller: SignedIn,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
-    Ok(Json(
-        shop.orders
-            .order(OrderOf {
-                user: user(&caller)?,
-                order,
-            })
-            .await?,
-    ))
+    Ok(Json(shop.orders.order(OrderOf { user: user(&caller)?, order }).await?))
 }
 
 async fn cancel(
@@ -274,27 +199,17 @@ async fn cancel(
     caller: SignedIn,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
-    let of = OrderOf {
-        user: user(&caller)?,
-        order,
-    };
+    let of = OrderOf { user: user(&caller)?, order };
     let cancelled = match shop.book.charge(of.clone()).await? {
         None => shop.cancel.start(CancelOrder(of.clone()), None).await,
-        Some(charge) => {
-            shop.cancel_charged
-                .start(CancelCharged(of.clone(), charge), None)
-                .await
-        }
+        Some(charge) => shop.cancel_charged.start(CancelCharged(of.clone(), charge), None).await,
     };
     match cancelled {
         Ok(_) => {}
         // Then it is as the customer wants it.
         Err(CallError::Refused(refused))
-            if matches!(
-                refused.of(OrderBook.cancel),
-                Some(CancelRefused::AlreadyCancelled)
-            ) => {}
-        Err(error) => return Err(Problem::of_saga(error)),
+            if matches!(refused.of(OrderBook.cancel), Some(CancelRefused::AlreadyCancelled)) => {}
+        Err(error) => return Err(error.into()),
     }
     Ok(Json(shop.orders.order(of).await?))
 }

@@ -25,10 +25,7 @@ use returns::ReturnGoods;
 
 pub fn module(_: &Setup<'_>) -> Result<Module, SetupError> {
     Ok(Module::new("orders")
-        .migrations(migrations![
-            "../migrations/0001_orders.sql",
-            "../migrations/0002_returns.sql"
-        ])
+        .migrations(migrations!["../migrations/0001_orders.sql", "../migrations/0002_returns.sql"])
         .serves(Orders.serve(OrdersModule))
         .serves(OrderBook.serve(OrderBookModule))
         .needs::<ProductsClient>()
@@ -58,12 +55,7 @@ impl Orders for OrdersModule {
     }
 
     fn orders(&self, db: &Snapshot<'_>, request: OrdersOf) -> Answer<Vec<Order>, Never> {
-        let OrdersOf {
-            user,
-            client_reference,
-            after,
-            limit,
-        } = request;
+        let OrdersOf { user, client_reference, after, limit } = request;
         let before = after.unwrap_or(OrderId(Uuid::max()));
         let found: Vec<OrderRow> = match client_reference {
             None => db.rows(
@@ -77,10 +69,7 @@ impl Orders for OrdersModule {
                 (user, before, limit, reference),
             )?,
         };
-        Ok(found
-            .into_iter()
-            .map(|row| read(db, row))
-            .collect::<Result<_, _>>()?)
+        Ok(found.into_iter().map(|row| read(db, row)).collect::<Result<_, _>>()?)
     }
 }
 

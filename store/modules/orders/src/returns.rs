@@ -25,24 +25,12 @@ impl Saga for ReturnGoods {
     type Answer = TakenBack;
 
     fn plan(plan: &mut Plan<Self>) -> Handle<Self, TakenBack> {
-        let taken = plan.pivot("take_back", OrderBook.take_back, (), |goods: &Self| {
-            goods.0.clone()
+        let taken = plan.pivot("take_back", OrderBook.take_back, (), |goods: &Self| goods.0.clone());
+        plan.then("repay", Payments.repay, taken, |goods: &Self, taken: &TakenBack| Repayment {
+            reference: format!("return {}", goods.0.invoice),
+            parts: taken.refunds.clone(),
         });
-        plan.then(
-            "repay",
-            Payments.repay,
-            taken,
-            |goods: &Self, taken: &TakenBack| Repayment {
-                reference: format!("return {}", goods.0.invoice),
-                parts: taken.refunds.clone(),
-            },
-        );
-        plan.then(
-            "restock",
-            Products.restock,
-            taken,
-            |_: &Self, taken: &TakenBack| taken.units.clone(),
-        );
+        plan.then("restock", Products.restock, taken, |_: &Self, taken: &TakenBack| taken.units.clone());
         taken
     }
 }
@@ -84,10 +72,8 @@ pub(crate) enum TakeBackRefused {
 type Returnable = (OrderId, i64, u32, i64);
 
 pub(crate) fn take_back(tx: &mut Tx<'_>, goods: TakeBack) -> Answer<TakenBack, TakeBackRefused> {
-    let known: Option<(i64,)> = tx.row(
-        "SELECT returned_at FROM orders_return WHERE invoice = $1",
-        (&goods.invoice,),
-    )?;
+    let known: Option<(i64,)> =
+        tx.row("SELECT returned_at FROM orders_return WHERE invoice = $1", (&goods.invoice,))?;
     if known.is_some() {
         return Err(TakeBackRefused::AlreadyTakenBack.into());
     }
@@ -115,14 +101,7 @@ pub(crate) fn take_back(tx: &mut Tx<'_>, goods: TakeBack) -> Answer<TakenBack, T
             tx.execute(
                 "INSERT INTO orders_unmatched (invoice, line, product_id, name, quantity, unit_price_minor)
                  VALUES ($1, $2, $3, $4, $5, $6)",
-                (
-                    &goods.invoice,
-                    number,
-                    &line.product,
-                    &line.name,
-                    left,
-                    line.unit_price_minor,
-                ),
+                (&goods.invoice, number, &line.product, &line.name, left, line.unit_price_minor),
             )?;
         }
     }
@@ -164,12 +143,6 @@ fn latest(tx: &mut Tx<'_>, goods: &TakeBack, line: &NewLine) -> Result<Option<Re
          WHERE o.user_id = $1 AND l.product_id = $2 AND l.returned < l.quantity AND o.placed_at <= $3
             AND o.status = $4 AND o.currency = $5 AND o.charge IS NULL
          ORDER BY o.placed_at DESC, o.invoice DESC, l.line DESC LIMIT 1",
-        (
-            user,
-            &line.product,
-            goods.returned_at_ms,
-            OrderStatus::Paid,
-            goods.currency,
-        ),
+        (user, &line.product, goods.returned_at_ms, OrderStatus::Paid, goods.currency),
     )
 }

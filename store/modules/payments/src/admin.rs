@@ -72,12 +72,7 @@ impl Ledger for LedgerBook {
         )?;
         let (payments, payments_minor) = paid.unwrap_or_default();
         let (refunds, refunds_minor) = repaid.unwrap_or_default();
-        Ok(LedgerTotals {
-            payments,
-            payments_minor,
-            refunds,
-            refunds_minor,
-        })
+        Ok(LedgerTotals { payments, payments_minor, refunds, refunds_minor })
     }
 
     fn payments(&self, db: &Snapshot<'_>, page: LedgerPage) -> Answer<Vec<LedgerPayment>, Never> {
@@ -89,11 +84,7 @@ impl Ledger for LedgerBook {
         )?;
         Ok(rows
             .into_iter()
-            .map(|(id, paid_minor, repaid_minor)| LedgerPayment {
-                id,
-                paid_minor,
-                repaid_minor,
-            })
+            .map(|(id, paid_minor, repaid_minor)| LedgerPayment { id, paid_minor, repaid_minor })
             .collect())
     }
 }

@@ -65,11 +65,7 @@ fn year_and_month(now_ms: i64) -> (u32, u32) {
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (days / 146_097 * 400 + year_of_era + u32::from(month <= 2), month)
 }
 
@@ -81,12 +77,7 @@ mod tests {
     const NOW_MS: i64 = 1_795_219_200_000;
 
     fn card(number: &str, exp_month: u32, exp_year: u32) -> Card {
-        Card {
-            number: number.to_owned(),
-            exp_month,
-            exp_year,
-            cvc: "123".to_owned(),
-        }
+        Card { number: number.to_owned(), exp_month, exp_year, cvc: "123".to_owned() }
     }
 
     fn token(number: &str) -> Result<String, CardRefused> {
@@ -103,14 +94,9 @@ mod tests {
 
     #[test]
     fn a_mistyped_number_is_no_card() {
-        for number in [
-            "4242424242424241",
-            "2424242424242424",
-            "",
-            "0",
-            "４２４２４２４２４２４２",
-            "4242x42424242424",
-        ] {
+        for number in
+            ["4242424242424241", "2424242424242424", "", "0", "４２４２４２４２４２４２", "4242x42424242424"]
+        {
             assert_eq!(token(number), Err(CardRefused::CardNumberInvalid), "{number}");
         }
     }
@@ -121,18 +107,9 @@ mod tests {
         assert_eq!(year_and_month(NOW_MS), (2026, 11));
         assert_eq!(year_and_month(951_782_400_000), (2000, 2), "29 February");
         assert!(tokenize(&card(good, 11, 2026), NOW_MS).is_ok());
-        assert_eq!(
-            tokenize(&card(good, 10, 2026), NOW_MS),
-            Err(CardRefused::CardExpired)
-        );
-        assert_eq!(
-            tokenize(&card(good, 12, 26), NOW_MS),
-            Err(CardRefused::CardExpired)
-        );
-        assert_eq!(
-            tokenize(&card(good, 13, 2030), NOW_MS),
-            Err(CardRefused::CardExpiryInvalid)
-        );
+        assert_eq!(tokenize(&card(good, 10, 2026), NOW_MS), Err(CardRefused::CardExpired));
+        assert_eq!(tokenize(&card(good, 12, 26), NOW_MS), Err(CardRefused::CardExpired));
+        assert_eq!(tokenize(&card(good, 13, 2030), NOW_MS), Err(CardRefused::CardExpiryInvalid));
     }
 
     #[test]

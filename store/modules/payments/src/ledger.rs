@@ -9,13 +9,7 @@ pub(crate) fn enter(tx: &mut Tx<'_>, payment: &Payment) -> Result<(), Fault> {
     tx.execute(
         "INSERT INTO payments_payment (id, amount_minor, repaid_minor, currency, charge, paid_at)
          VALUES ($1, $2, 0, $3, $4, $5)",
-        (
-            payment.id,
-            payment.amount.amount,
-            payment.amount.currency,
-            &payment.charge,
-            now_ms,
-        ),
+        (payment.id, payment.amount.amount, payment.amount.currency, &payment.charge, now_ms),
     )?;
     Ok(())
 }
@@ -23,10 +17,7 @@ pub(crate) fn enter(tx: &mut Tx<'_>, payment: &Payment) -> Result<(), Fault> {
 /// The row stays, so that the books show that money was there for a moment.
 pub(crate) fn take_back(tx: &mut Tx<'_>, payment: &Payment) -> Result<(), Fault> {
     let now_ms = tx.now_ms();
-    tx.execute(
-        "UPDATE payments_payment SET credited_at = $2 WHERE id = $1",
-        (payment.id, now_ms),
-    )?;
+    tx.execute("UPDATE payments_payment SET credited_at = $2 WHERE id = $1", (payment.id, now_ms))?;
     Ok(())
 }
 

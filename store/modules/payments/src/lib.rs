@@ -40,21 +40,13 @@ struct PaymentsModule {
 impl Payments for PaymentsModule {
     fn tokenize(&self, db: &Snapshot<'_>, card: Card) -> Answer<Tokenized, CardRefused> {
         let token = cards::tokenize(&card, db.now_ms())?;
-        let paid_through = if self.provider.is_some() {
-            PaidThrough::Provider
-        } else {
-            PaidThrough::Ledger
-        };
+        let paid_through = if self.provider.is_some() { PaidThrough::Provider } else { PaidThrough::Ledger };
         Ok(Tokenized { token, paid_through })
     }
 
     fn debit(&self, tx: &mut Tx<'_>, request: ChargeRequest) -> Answer<Payment, Declined> {
         cards::decide(&request.card)?;
-        let payment = Payment {
-            id: request.payment,
-            amount: request.amount,
-            charge: None,
-        };
+        let payment = Payment { id: request.payment, amount: request.amount, charge: None };
         ledger::enter(tx, &payment)?;
         Ok(payment)
     }
@@ -64,15 +56,11 @@ impl Payments for PaymentsModule {
     }
 
     async fn charge(&self, cx: &Context, request: ChargeRequest) -> Result<Payment, CallError<Declined>> {
-        provider::of(&self.provider)?
-            .charge(&cx.idempotency_key(), request)
-            .await
+        provider::of(&self.provider)?.charge(&cx.idempotency_key(), request).await
     }
 
     async fn refund(&self, cx: &Context, step: StepKey) -> Result<(), CallError<Never>> {
-        provider::of(&self.provider)?
-            .refund_step(&cx.idempotency_key(), &step.to_string())
-            .await
+        provider::of(&self.provider)?.refund_step(&cx.idempotency_key(), &step.to_string()).await
     }
 
     fn record_charge(&self, tx: &mut Tx<'_>, payment: Payment) -> Answer<(), Never> {
@@ -84,9 +72,7 @@ impl Payments for PaymentsModule {
     }
 
     async fn repay_charge(&self, cx: &Context, request: ChargeRepayment) -> Result<(), CallError<Never>> {
-        provider::of(&self.provider)?
-            .refund(&cx.idempotency_key(), &request.charge, request.amount)
-            .await
+        provider::of(&self.provider)?.refund(&cx.idempotency_key(), &request.charge, request.amount).await
     }
 }
 
@@ -112,10 +98,7 @@ enum ProviderKind {
 
 impl Config {
     fn provider(self) -> Result<Option<Provider>, SetupError> {
-        let problem = |message: String| SetupError {
-            module: "payments",
-            message,
-        };
+        let problem = |message: String| SetupError { module: "payments", message };
         match self.provider {
             ProviderKind::Embedded => Ok(None),
             ProviderKind::Stripe => {
@@ -124,9 +107,7 @@ impl Config {
                 let file = self.secret_key_file.ok_or_else(|| missing("secret_key_file"))?;
                 let secret_key = std::fs::read_to_string(&file)
                     .map_err(|error| problem(format!("secret_key_file {}: {error}", file.display())))?;
-                Provider::new(&url, secret_key.trim())
-                    .map(Some)
-                    .map_err(|reason| problem(reason.to_owned()))
+                Provider::new(&url, secret_key.trim()).map(Some).map_err(|reason| problem(reason.to_owned()))
             }
         }
     }

@@ -32,9 +32,7 @@ pub(crate) struct Provider {
 /// The provider, or a certain failure in a store whose cards are debited on the ledger.
 pub(crate) fn of(provider: &Option<Provider>) -> Result<&Provider, NotRun> {
     let hint = "no card provider is configured; set `provider = \"stripe\"` in [module.payments]";
-    provider
-        .as_ref()
-        .ok_or_else(|| NotRun::new(NotRunReason::Incompatible, hint))
+    provider.as_ref().ok_or_else(|| NotRun::new(NotRunReason::Incompatible, hint))
 }
 
 #[derive(Deserialize)]
@@ -78,11 +76,7 @@ impl Provider {
         authorization.set_sensitive(true);
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT));
-        Ok(Self {
-            http: Client::builder(TokioExecutor::new()).build(connector),
-            url,
-            authorization,
-        })
+        Ok(Self { http: Client::builder(TokioExecutor::new()).build(connector), url, authorization })
     }
 
     /// The key is noted with the charge too, so that [`Provider::refund_step`] finds it.
@@ -103,15 +97,10 @@ impl Provider {
             ("metadata[payment]", &payment),
             ("metadata[step]", key),
         ];
-        match self
-            .ask::<PaymentIntent>(Method::POST, "/v1/payment_intents", &form, Some(key))
-            .await?
-        {
-            Ok(intent) if intent.status == "succeeded" => Ok(Payment {
-                id: request.payment,
-                amount: request.amount,
-                charge: Some(ChargeId(intent.id)),
-            }),
+        match self.ask::<PaymentIntent>(Method::POST, "/v1/payment_intents", &form, Some(key)).await? {
+            Ok(intent) if intent.status == "succeeded" => {
+                Ok(Payment { id: request.payment, amount: request.amount, charge: Some(ChargeId(intent.id)) })
+            }
             Ok(intent) => Err(unknown(format!("payment intent {} is {}", intent.id, intent.status)).into()),
             Err(failure) if failure.kind != "card_error" => {
                 Err(not_run(format!("the provider said {failure}")).into())
@@ -129,10 +118,7 @@ impl Provider {
         let query = [("query", format!("metadata['step']:'{step}'"))];
         let query = serde_urlencoded::to_string(query).map_err(|error| unknown(error.to_string()))?;
         let path = format!("/v1/payment_intents/search?{query}");
-        let found = self
-            .ask::<Found>(Method::GET, &path, &[], None)
-            .await?
-            .map_err(impossible)?;
+        let found = self.ask::<Found>(Method::GET, &path, &[], None).await?.map_err(impossible)?;
         match found.data.into_iter().find(|intent| intent.status == "succeeded") {
             Some(intent) => self.post_refund(key, &[("payment_intent", &intent.id)]).await,
             None => Err(unknown(format!("no charge is found yet for {step}")).into()),
@@ -145,21 +131,11 @@ impl Provider {
         charge: &ChargeId,
         amount: Money,
     ) -> Result<(), CallError<Never>> {
-        self.post_refund(
-            key,
-            &[
-                ("payment_intent", &charge.0),
-                ("amount", &amount.amount.to_string()),
-            ],
-        )
-        .await
+        self.post_refund(key, &[("payment_intent", &charge.0), ("amount", &amount.amount.to_string())]).await
     }
 
     async fn post_refund(&self, key: &str, form: &[(&str, &str)]) -> Result<(), CallError<Never>> {
-        match self
-            .ask::<Refunded>(Method::POST, "/v1/refunds", form, Some(key))
-            .await?
-        {
+        match self.ask::<Refunded>(Method::POST, "/v1/refunds", form, Some(key)).await? {
             Ok(refund) if matches!(refund.status.as_str(), "succeeded" | "pending") => Ok(()),
             Ok(refund) => Err(unknown(format!("the refund is {}", refund.status)).into()),
             Err(failure) if failure.code.as_deref() == Some("charge_already_refunded") => Ok(()),
@@ -184,23 +160,15 @@ impl Provider {
         if let Some(key) = key {
             request = request.header(IDEMPOTENCY_KEY, key);
         }
-        let request = request
-            .body(Full::from(body))
-            .map_err(|error| not_run(error.to_string()))?;
+        let request = request.body(Full::from(body)).map_err(|error| not_run(error.to_string()))?;
         let exchange = async {
             let response = self.http.request(request).await.map_err(|error| {
                 let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
                 let detail = format!("{}: {error}{cause}", self.url);
-                if error.is_connect() {
-                    CallFault::from(not_run(detail))
-                } else {
-                    unknown(detail).into()
-                }
+                if error.is_connect() { CallFault::from(not_run(detail)) } else { unknown(detail).into() }
             })?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-                .collect()
-                .await;
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| unknown(error.to_string()))?;
             Ok::<_, CallFault>((status, body.to_bytes()))
         };
@@ -238,12 +206,7 @@ fn impossible(failure: FailureDetail) -> Unknown {
 
 impl std::fmt::Display for FailureDetail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} {}",
-            self.kind,
-            self.code.as_deref().unwrap_or("without a code")
-        )
+        write!(f, "{} {}", self.kind, self.code.as_deref().unwrap_or("without a code"))
     }
 }
 

@@ -89,12 +89,7 @@ impl Catalogue for CatalogueModule {
     fn supply(&self, tx: &mut Tx<'_>, supply: Supply) -> Answer<(), Never> {
         for product in &supply.products {
             let new = units_new(tx, &supply.source, product)?;
-            let Supplied {
-                id,
-                name,
-                price: Money { amount, currency },
-                ..
-            } = product;
+            let Supplied { id, name, price: Money { amount, currency }, .. } = product;
             tx.execute(
                 "INSERT INTO products_product (id, name, folded, price_minor, currency, stock, held, sold, supplied)
                  VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $6)
@@ -117,13 +112,7 @@ impl Catalogue for CatalogueModule {
             (),
         )?;
         let (products, stock, held, sold, supplied) = sums.unwrap_or_default();
-        Ok(StockTotals {
-            products,
-            stock,
-            held,
-            sold,
-            supplied,
-        })
+        Ok(StockTotals { products, stock, held, sold, supplied })
     }
 
     fn stocks(&self, db: &Snapshot<'_>, page: StockPage) -> Answer<Vec<Stock>, Never> {
@@ -132,13 +121,7 @@ impl Catalogue for CatalogueModule {
             "SELECT id, stock, held, sold, supplied FROM products_product WHERE id > $1 ORDER BY id LIMIT 1000",
             (after,),
         )?;
-        let stock = |(id, stock, held, sold, supplied)| Stock {
-            id,
-            stock,
-            held,
-            sold,
-            supplied,
-        };
+        let stock = |(id, stock, held, sold, supplied)| Stock { id, stock, held, sold, supplied };
         Ok(rows.into_iter().map(stock).collect())
     }
 }

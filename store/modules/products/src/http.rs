@@ -40,20 +40,10 @@ async fn list(
 ) -> Result<Json<Page>, Problem> {
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
     let mut invalid = Invalid::default();
-    invalid.check(
-        (1..=LIMIT_MAX).contains(&limit),
-        "limit",
-        "must be between 1 and 100",
-    );
+    invalid.check((1..=LIMIT_MAX).contains(&limit), "limit", "must be between 1 and 100");
     invalid.check(query.len() <= 200, "query", "must have at most 200 bytes");
     invalid.finish()?;
-    let mut items = catalogue
-        .search(Search {
-            text: query,
-            after,
-            limit: limit + 1,
-        })
-        .await?;
+    let mut items = catalogue.search(Search { text: query, after, limit: limit + 1 }).await?;
     // One more than asked for tells whether there is a next page.
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);

@@ -15,10 +15,7 @@ use catalogue::{Catalogue, CatalogueModule};
 
 pub fn module(_: &Setup<'_>) -> Result<Module, SetupError> {
     Ok(Module::new("products")
-        .migrations(migrations![
-            "../migrations/0001_products.sql",
-            "../migrations/0002_catalogue.sql"
-        ])
+        .migrations(migrations!["../migrations/0001_products.sql", "../migrations/0002_catalogue.sql"])
         .serves(Products.serve(ProductsModule))
         .serves(Catalogue.serve(CatalogueModule))
         .routes(&["/products"], http::routes)
@@ -29,10 +26,7 @@ struct ProductsModule;
 
 impl Products for ProductsModule {
     fn product(&self, db: &Snapshot<'_>, id: ProductId) -> Answer<Product, NoSuchProduct> {
-        Ok(db
-            .row(PRODUCT, (&id,))?
-            .map(product)
-            .ok_or(NoSuchProduct::NoSuchProduct)?)
+        Ok(db.row(PRODUCT, (&id,))?.map(product).ok_or(NoSuchProduct::NoSuchProduct)?)
     }
 
     fn products(&self, db: &Snapshot<'_>, ids: Vec<ProductId>) -> Answer<Vec<Product>, Never> {
@@ -65,10 +59,5 @@ const PRODUCT: &str = "SELECT id, name, price_minor, currency, stock FROM produc
 type ProductRow = (ProductId, String, i64, store_payments_contract::Currency, i64);
 
 fn product((id, name, price_minor, currency, stock): ProductRow) -> Product {
-    Product {
-        id,
-        name,
-        price: Money::new(price_minor, currency),
-        stock,
-    }
+    Product { id, name, price: Money::new(price_minor, currency), stock }
 }

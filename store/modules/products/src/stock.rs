@@ -31,27 +31,15 @@ pub(crate) fn hold(tx: &mut Tx<'_>, units: Units) -> Answer<Hold, HoldRefused> {
 }
 
 pub(crate) fn release(tx: &mut Tx<'_>, units: &Units) -> Result<(), Fault> {
-    each(
-        tx,
-        units,
-        "UPDATE products_product SET held = held - $2, stock = stock + $2 WHERE id = $1",
-    )
+    each(tx, units, "UPDATE products_product SET held = held - $2, stock = stock + $2 WHERE id = $1")
 }
 
 pub(crate) fn sell(tx: &mut Tx<'_>, units: &Units) -> Result<(), Fault> {
-    each(
-        tx,
-        units,
-        "UPDATE products_product SET held = held - $2, sold = sold + $2 WHERE id = $1",
-    )
+    each(tx, units, "UPDATE products_product SET held = held - $2, sold = sold + $2 WHERE id = $1")
 }
 
 pub(crate) fn restock(tx: &mut Tx<'_>, units: &Units) -> Result<(), Fault> {
-    each(
-        tx,
-        units,
-        "UPDATE products_product SET sold = sold - $2, stock = stock + $2 WHERE id = $1",
-    )
+    each(tx, units, "UPDATE products_product SET sold = sold - $2, stock = stock + $2 WHERE id = $1")
 }
 
 fn each(tx: &mut Tx<'_>, units: &Units, sql: &str) -> Result<(), Fault> {

@@ -82,9 +82,7 @@ impl Accounts for AccountsModule {
 
     fn credentials(&self, db: &Snapshot<'_>, email: Email) -> Answer<Option<Credentials>, Never> {
         let sql = "SELECT id, password_hash FROM users_user WHERE email = $1 AND password_hash IS NOT NULL";
-        Ok(db
-            .row(sql, (&email,))?
-            .map(|(user, password_hash)| Credentials { user, password_hash }))
+        Ok(db.row(sql, (&email,))?.map(|(user, password_hash)| Credentials { user, password_hash }))
     }
 
     fn import(&self, tx: &mut Tx<'_>, customers: Vec<Customer>) -> Answer<Vec<UserId>, Never> {

@@ -52,11 +52,7 @@ async fn register(
     State(door): State<Door>,
     Json(registration): Json<Registration>,
 ) -> Result<(StatusCode, Json<User>), Problem> {
-    let Registration {
-        email,
-        name,
-        password,
-    } = registration;
+    let Registration { email, name, password } = registration;
     let email = Email::parse(&email);
     let name = name.trim().to_owned();
     let mut invalid = Invalid::default();
@@ -69,26 +65,12 @@ async fn register(
     let password_fits = (PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&password.chars().count());
     invalid.check(password_fits, "password", "must have 8 to 200 characters");
     invalid.finish()?;
-    let Some(email) = email else {
-        unreachable!("an address that cannot be read is invalid")
-    };
+    let Some(email) = email else { unreachable!("an address that cannot be read is invalid") };
     let password_hash = door.passwords.hash(password).await?;
     let id = UserId(Uuid::now_v7());
-    let account = NewAccount {
-        id,
-        email: email.clone(),
-        name: name.clone(),
-        password_hash,
-    };
+    let account = NewAccount { id, email: email.clone(), name: name.clone(), password_hash };
     door.accounts.register(account).await?;
-    Ok((
-        StatusCode::CREATED,
-        Json(User {
-            id,
-            email: Some(email.into_text()),
-            name,
-        }),
-    ))
+    Ok((StatusCode::CREATED, Json(User { id, email: Some(email.into_text()), name })))
 }
 
 #[derive(Deserialize)]
@@ -107,13 +89,8 @@ async fn sign_in(
     State(door): State<Door>,
     Json(SignIn { email, password }): Json<SignIn>,
 ) -> Result<Json<Session>, Problem> {
-    let refused = || {
-        Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "sign-in-refused",
-            "E-mail address or password is wrong",
-        )
-    };
+    let refused =
+        || Problem::new(StatusCode::UNAUTHORIZED, "sign-in-refused", "E-mail address or password is wrong");
     // Nobody has such a password, and hashing megabytes would be a gift to an attacker.
     if password.chars().count() > PASSWORD_CHARS_MAX {
         return Err(refused());
@@ -129,10 +106,7 @@ async fn sign_in(
         .session_keys
         .issue(&user.to_string(), SESSION)
         .expect("a UUID is a subject, 12 hours are a time");
-    Ok(Json(Session {
-        token,
-        expires_in_s: SESSION.as_secs(),
-    }))
+    Ok(Json(Session { token, expires_in_s: SESSION.as_secs() }))
 }
 
 async fn me(State(door): State<Door>, user: SignedIn) -> Result<Json<User>, Problem> {
@@ -142,9 +116,7 @@ async fn me(State(door): State<Door>, user: SignedIn) -> Result<Json<User>, Prob
 
 /// `POST /import {"customers": ["17850", …]}` answers with their users' ids, in the same order.
 pub(crate) fn admin_routes(links: &Links) -> Router {
-    Router::new()
-        .route("/import", post(import))
-        .with_state(links.client::<AccountsClient>())
+    Router::new().route("/import", post(import)).with_state(links.client::<AccountsClient>())
 }
 
 #[derive(Deserialize)]
@@ -161,10 +133,7 @@ async fn import(
     State(accounts): State<AccountsClient>,
     Json(Import { customers }): Json<Import>,
 ) -> Result<Json<Imported>, Problem> {
-    let new = |number| Customer {
-        id: UserId(Uuid::now_v7()),
-        number,
-    };
+    let new = |number| Customer { id: UserId(Uuid::now_v7()), number };
     let users = accounts.import(customers.into_iter().map(new).collect()).await?;
     Ok(Json(Imported { users }))
 }

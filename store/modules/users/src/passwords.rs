@@ -28,10 +28,7 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     pub(crate) fn new() -> Self {
-        Self {
-            queue: Arc::new(Semaphore::new(QUEUE_MAX)),
-            turn: Arc::new(Semaphore::new(1)),
-        }
+        Self { queue: Arc::new(Semaphore::new(QUEUE_MAX)), turn: Arc::new(Semaphore::new(1)) }
     }
 
     pub(crate) async fn hash(&self, password: String) -> Result<PasswordHash, Problem> {
@@ -43,11 +40,8 @@ impl Passwords {
         self.in_turn(move || {
             let known = hash.is_some();
             let hash = hash.unwrap_or_else(|| NOBODY.clone());
-            let matches = phc::PasswordHash::new(&hash.0).is_ok_and(|hash| {
-                Argon2::default()
-                    .verify_password(password.as_bytes(), &hash)
-                    .is_ok()
-            });
+            let matches = phc::PasswordHash::new(&hash.0)
+                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok());
             matches && known
         })
         .await
@@ -70,19 +64,14 @@ impl Passwords {
 }
 
 fn busy() -> Problem {
-    Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "sign-in-busy",
-        "Too many people are signing in",
-    )
-    .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "sign-in-busy", "Too many people are signing in")
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 fn digest(password: &str) -> PasswordHash {
     let params = Params::new(MEMORY_KIB, PASSES, 1, None).expect("the settings are within argon2's limits");
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let hash = argon2
-        .hash_password(password.as_bytes())
-        .expect("a password of at most 200 characters is hashed");
+    let hash =
+        argon2.hash_password(password.as_bytes()).expect("a password of at most 200 characters is hashed");
     PasswordHash(hash.to_string())
 }

@@ -78,10 +78,7 @@ pub struct CartMethods {
 }
 
 /// Stands beside the trait of the same name: one `use` brings both.
-#[expect(
-    non_upper_case_globals,
-    reason = "a token is called as the trait and the method are: `Cart.clear`"
-)]
+#[expect(non_upper_case_globals, reason = "a token is called as the trait and the method are: `Cart.clear`")]
 pub const Cart: CartMethods = CartMethods {
     lines: Query::new("cart", "lines", 0),
     set_line: Command::new("cart", "set_line", 1),
@@ -111,9 +108,7 @@ impl CartMethods {
         Served::new(self.model())
             .query(self.lines, false, move |db, request| lines.lines(db, request))
             .command(self.set_line, move |tx, request| set_line.set_line(tx, request))
-            .command(self.remove_line, move |tx, request| {
-                remove_line.remove_line(tx, request)
-            })
+            .command(self.remove_line, move |tx, request| remove_line.remove_line(tx, request))
             .command(self.clear, move |tx, request| clear.clear(tx, request))
     }
 }

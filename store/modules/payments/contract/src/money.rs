@@ -29,18 +29,12 @@ impl Money {
 
     /// The price of `quantity` pieces, unless it is beyond any price.
     pub fn times(self, quantity: u32) -> Option<Self> {
-        Some(Self {
-            amount: self.amount.checked_mul(i64::from(quantity))?,
-            ..self
-        })
+        Some(Self { amount: self.amount.checked_mul(i64::from(quantity))?, ..self })
     }
 
     /// The sum, unless the currencies differ or it is beyond any price.
     pub fn plus(self, other: Self) -> Option<Self> {
-        let amount = self
-            .amount
-            .checked_add(other.amount)
-            .filter(|_| self.currency == other.currency)?;
+        let amount = self.amount.checked_add(other.amount).filter(|_| self.currency == other.currency)?;
         Some(Self { amount, ..self })
     }
 
