@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::guard::Guard;
 use super::reader;
-use super::statements::STATEMENTS_KEPT;
+use super::statements::configure;
 use super::writer::{self, Queue, Urgency, WriterLimits};
 use crate::migrate::{self, Migration, MigrationError};
 use crate::session::Session;
@@ -268,7 +268,7 @@ fn refuse_network(_: &Path, _: &File) -> Result<(), OpenError> {
 fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
     connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    configure(connection).map_err(sqlite)?;
     let pragma =
         |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(sqlite);
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);

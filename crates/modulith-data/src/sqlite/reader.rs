@@ -9,7 +9,7 @@ use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
 use rusqlite::{Connection, OpenFlags};
 
 use super::guard::Guard;
-use super::statements::{Rights, STATEMENTS_KEPT};
+use super::statements::{Rights, configure};
 
 struct Reader {
     connection: Connection,
@@ -50,7 +50,7 @@ fn open(path: &Path) -> rusqlite::Result<Reader> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "query_only", true)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    configure(&connection)?;
     let guard = Arc::new(Guard::default());
     guard.install(&mut connection)?;
     Ok(Reader { connection, guard })

@@ -3,13 +3,21 @@
 use std::sync::Arc;
 
 use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, Row};
 
 use super::guard::Guard;
 
+/// What holds for every connection, of the writer and of readers.
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    // Without it a statement whose plan may depend on a parameter's value is prepared again at each execution.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 /// Prepared statements kept per connection.
-pub(super) const STATEMENTS_KEPT: usize = 256;
+const STATEMENTS_KEPT: usize = 256;
 
 /// A connection with the rights of the framework or of one module.
 pub(super) struct Rights<'c> {

@@ -86,6 +86,7 @@ pub(crate) struct Record {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Placed {
     pub(crate) order: OrderId,
+    pub(crate) placed_at_ms: i64,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Refusal)]
@@ -168,7 +169,7 @@ impl OrderBook for OrderBookModule {
                 (id, number, &line.product, &line.name, line.quantity, line.unit_price_minor),
             )?;
         }
-        Ok(Placed { order: id })
+        Ok(Placed { order: id, placed_at_ms: placed_at })
     }
 
     fn cancel(&self, tx: &mut Tx<'_>, OrderOf { user, order }: OrderOf) -> Answer<Cancelled, CancelRefused> {

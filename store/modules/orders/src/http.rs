@@ -7,7 +7,7 @@ use modulith::http::{Invalid, Json, Keyed, Path, Problem, Query, Router, SignedI
 use modulith::{CallError, Links, SagaClient};
 use serde::{Deserialize, Serialize};
 use store_cart_contract::{CartClient, CartLine, Ordered};
-use store_orders_contract::{Order, OrderId, OrderOf, OrderStatus, OrdersClient, OrdersOf};
+use store_orders_contract::{Order, OrderId, OrderLine, OrderOf, OrderStatus, OrdersClient, OrdersOf};
 use store_payments_contract::{Card, Money, PaidThrough, PaymentsClient};
 use store_products_contract::{Product, ProductId, ProductsClient};
 use store_users_contract::UserId;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::book::{CancelRefused, NewLine, NewOrder, OrderBook, OrderBookClient, Placed};
 use crate::cancelling::{CancelCharged, CancelOrder};
 use crate::checkout::{PlaceCharged, PlaceChargedFromCart, PlaceOrder, PlaceOrderFromCart, Purchase};
+use crate::time;
 
 const LINES_MAX: usize = 1_000;
 const QUANTITY_MAX: u32 = 10_000;
@@ -90,6 +91,7 @@ async fn place(
     let (new_lines, total) = priced(&lines, products)?;
     let id = OrderId(Uuid::now_v7());
     let order = NewOrder { id, user: Some(user), lines: new_lines, total, client_reference, invoice: None };
+    let answer = unpaid(&order);
     let purchase = Purchase { order, card: card.token };
     let ordered = Ordered { user, lines };
     let key = Some(key);
@@ -103,7 +105,33 @@ async fn place(
             shop.place_charged_from_cart.start(PlaceChargedFromCart(purchase, ordered), key).await
         }
     };
-    shop.placed(user, placed?).await
+    match placed? {
+        Placed { order, placed_at_ms } if order == id => {
+            Ok((StatusCode::CREATED, Json(Order { placed_at: time::rfc_3339(placed_at_ms), ..answer })))
+        }
+        // The same key came twice at once, and the other one was first.
+        earlier => shop.placed(user, earlier).await,
+    }
+}
+
+/// What will be answered, but for the time.
+fn unpaid(order: &NewOrder) -> Order {
+    let currency = order.total.currency;
+    let line = |line: &NewLine| OrderLine {
+        product_id: line.product.clone(),
+        name: line.name.clone(),
+        quantity: line.quantity,
+        unit_price: Money::new(line.unit_price_minor, currency),
+        total: Money::new(line.unit_price_minor * i64::from(line.quantity), currency),
+    };
+    Order {
+        id: order.id,
+        status: OrderStatus::Paid,
+        total: order.total,
+        lines: order.lines.iter().map(line).collect(),
+        client_reference: order.client_reference.clone(),
+        placed_at: String::new(),
+    }
 }
 
 impl Shop {
