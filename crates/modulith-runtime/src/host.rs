@@ -33,6 +33,8 @@ use crate::topology::{Problems, Topology};
 
 /// The paths of the framework's own health endpoints.
 pub(crate) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
+/// How often a failed database is looked for.
+const BROKEN_EVERY: Duration = Duration::from_millis(100);
 /// How often keys and sagas whose retention is over are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,8 @@ pub enum StartError {
     Folder { path: PathBuf, error: std::io::Error },
     #[error("cannot listen on {address}: {error}")]
     Listen { address: String, error: std::io::Error },
+    #[error("the database cannot be used any more: {0}")]
+    Broken(String),
     #[error("{0}")]
     Call(#[from] CallFault),
     #[error("{0}")]
@@ -66,7 +70,10 @@ impl StartError {
     pub(crate) fn is_configuration(&self) -> bool {
         !matches!(
             self,
-            StartError::Open(OpenError::InUse { .. }) | StartError::Call(_) | StartError::Listen { .. }
+            StartError::Open(OpenError::InUse { .. })
+                | StartError::Broken(_)
+                | StartError::Call(_)
+                | StartError::Listen { .. }
         )
     }
 }
@@ -285,6 +292,17 @@ impl Host {
     + 'static {
         let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
         tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
+    }
+
+    /// Returns when the database has failed a sync: what it holds is known only after it is opened again, so the
+    /// process has to end and start again.
+    pub(crate) async fn broken(&self) -> String {
+        loop {
+            match self.database.broken() {
+                Some(reason) => return reason,
+                None => tokio::time::sleep(BROKEN_EVERY).await,
+            }
+        }
     }
 
     /// From now on the service is not ready; what runs goes on.

@@ -48,7 +48,7 @@ pub(crate) async fn monolith(
     let drain = topology.gateway.drain();
     let connections = CancellationToken::new();
     let served = tokio::spawn(serve(listener, host.edge(), connections.clone()));
-    stop.cancelled().await;
+    until_stop(&stop, &host).await?;
     wind_down(host, drain, control, async {
         connections.cancel();
         // Errors of a connection are its own; the loop itself does not fail.
@@ -102,13 +102,21 @@ pub(crate) async fn service(
         Some(http),
         connections.clone(),
     ));
-    stop.cancelled().await;
+    until_stop(&stop, &host).await?;
     wind_down(host, topology.gateway.drain(), control, async {
         connections.cancel();
         let _ = served.await;
     })
     .await;
     Ok(())
+}
+
+/// Returns when the process is told to stop, or with an error when its database has failed.
+async fn until_stop(stop: &CancellationToken, host: &Host) -> Result<(), StartError> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        reason = host.broken() => Err(StartError::Broken(reason)),
+    }
 }
 
 /// Not ready from now on; finishes what runs, for at most `drain`.

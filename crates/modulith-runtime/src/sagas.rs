@@ -38,7 +38,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// Before the pivot a caller waits, so pauses stay short.
 const PAUSE_MAX_BEFORE_PIVOT: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// After so many attempts at one undo, seal or step behind the pivot a saga is marked for attention. It goes on.
+/// After so many attempts in a row without a certain answer a saga is marked for attention. It goes on.
 const ATTENTION_AFTER: u32 = 10;
 /// Walks that the sweep runs at once after a start.
 const SWEPT_AT_ONCE: usize = 256;
@@ -271,6 +271,7 @@ enum Recorded {
 impl Drive {
     async fn run(mut self) {
         let mut marked = false;
+        let mut unanswered = 0;
         loop {
             let sagas = self.sagas.clone();
             let next = self.walk.next(&|contract| sagas.place(contract));
@@ -282,12 +283,18 @@ impl Drive {
             if self.walk.pivot_is_done() {
                 self.answer_done();
             }
-            let tries = self.walk.tries();
+            match heard {
+                Heard::Nothing => unanswered += 1,
+                // Not an answer either: the effect is attempted again, so an unknown one is counted on here, where
+                // the walk's own tries begin anew.
+                Heard::SealFoundStarted => {}
+                _ => unanswered = 0,
+            }
             if heard == Heard::Nothing {
-                if tries >= ATTENTION_AFTER && !marked {
+                if unanswered >= ATTENTION_AFTER && !marked {
                     marked = true;
                     let reason =
-                        format!("step {} has had no certain answer {tries} times", self.walk.frontier());
+                        format!("step {} has had no certain answer {unanswered} times", self.walk.frontier());
                     if let Err(fault) = self.sagas.mark(self.id, reason).await {
                         tracing::error!(saga = self.id.seq, "cannot mark for attention: {fault}");
                     }
@@ -295,14 +302,14 @@ impl Drive {
                 if self.sagas.database().broken().is_some() {
                     return;
                 }
-                tokio::time::sleep(self.pause(tries)).await;
+                tokio::time::sleep(self.pause(unanswered)).await;
             }
         }
     }
 
-    fn pause(&self, tries: u32) -> Duration {
+    fn pause(&self, unanswered: u32) -> Duration {
         let max = if self.reply.is_some() { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
-        jittered(PAUSE_FIRST.saturating_mul(1 << tries.min(10)).min(max))
+        jittered(PAUSE_FIRST.saturating_mul(1 << unanswered.min(10)).min(max))
     }
 
     async fn step(&mut self, next: Next) -> Step {

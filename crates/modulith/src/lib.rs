@@ -203,7 +203,7 @@
 //!
 //! // `.saga::<PlaceOrder>()` on the module, then in its routes: `links.saga()`.
 //! async fn place(orders: &SagaClient<PlaceOrder>, order: PlaceOrder) -> Result<i64, Problem> {
-//!     orders.start(order, None).await.map_err(Problem::of_saga)
+//!     Ok(orders.start(order, None).await?)
 //! }
 //! # let _ = place;
 //! # modulith::PlanModel::of::<PlaceOrder>().map_err(|problems| format!("{problems:?}")).unwrap();

@@ -2,7 +2,7 @@
 //! `Idempotency-Key`, all in memory.
 //!
 //! It is not kind: `POST /faults` makes it lose replies, fail before or after it did what it was asked, or wait.
-//! `GET /ledger` tells what it really did, so that a test can compare.
+//! `GET /ledger` tells what it really did and everything it was asked to do, so that a test can compare.
 
 mod ledger;
 
@@ -61,7 +61,7 @@ pub fn router() -> Router {
         .route("/v1/payment_intents", post(write))
         .route("/v1/refunds", post(write))
         .route("/v1/payment_intents/search", get(search))
-        .route("/ledger", get(async |State(provider): State<Provider>| Json(provider.0.lock().ledger.sums())))
+        .route("/ledger", get(async |State(provider): State<Provider>| Json(provider.0.lock().shown())))
         .route("/faults", post(fault))
         .with_state(Provider::default())
 }
@@ -74,7 +74,16 @@ struct Inside {
     ledger: Ledger,
     /// By idempotency key: what was asked, and what was answered.
     answers: HashMap<String, (String, Answer)>,
+    /// Every writing request that came, also those that a fault kept from doing anything.
+    attempts: Vec<Attempt>,
     faults: VecDeque<Fault>,
+}
+
+#[derive(Serialize)]
+struct Attempt {
+    path: String,
+    idempotency_key: Option<String>,
+    body: String,
 }
 
 type Answer = (StatusCode, Value);
@@ -89,7 +98,15 @@ async fn write(State(provider): State<Provider>, uri: Uri, headers: HeaderMap, b
     if !is_authorized(&headers) {
         return answer((StatusCode::UNAUTHORIZED, json!({"error": {"type": "invalid_request_error"}})));
     }
-    let fault = provider.0.lock().next_fault(uri.path());
+    let fault = {
+        let mut inside = provider.0.lock();
+        inside.attempts.push(Attempt {
+            path: uri.path().to_owned(),
+            idempotency_key: idempotency_key(&headers).map(str::to_owned),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        });
+        inside.next_fault(uri.path())
+    };
     match &fault {
         Some(Fault { kind: FaultKind::FailBefore, .. }) => return broken(),
         Some(Fault { kind: FaultKind::Delay, delay_ms, .. }) => {
@@ -107,6 +124,13 @@ async fn write(State(provider): State<Provider>, uri: Uri, headers: HeaderMap, b
 }
 
 impl Inside {
+    /// For tests.
+    fn shown(&self) -> Value {
+        let mut shown = self.ledger.sums();
+        shown["attempts"] = json!(self.attempts);
+        shown
+    }
+
     fn next_fault(&mut self, path: &str) -> Option<Fault> {
         let place =
             self.faults.iter().position(|fault| fault.path.as_deref().is_none_or(|only| only == path))?;
@@ -121,7 +145,7 @@ impl Inside {
 
     fn answer(&mut self, path: &str, headers: &HeaderMap, body: &[u8]) -> Answer {
         let asked = format!("{path}?{}", String::from_utf8_lossy(body));
-        let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
+        let key = idempotency_key(headers);
         if let Some((before, answer)) = key.and_then(|key| self.answers.get(key)) {
             return if *before == asked { answer.clone() } else { error("idempotency_error", "key_reused") };
         }
@@ -167,6 +191,10 @@ async fn search(
 fn is_authorized(headers: &HeaderMap) -> bool {
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     token.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| !token.is_empty())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Option<&str> {
+    headers.get("idempotency-key")?.to_str().ok()
 }
 
 fn broken() -> Response {

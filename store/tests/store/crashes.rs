@@ -1,9 +1,12 @@
 //! `kill -9` at each step boundary of a checkout in flight: every order is whole or gone, and its key answers.
 
+use anyhow::Context as _;
 use modulith_test::{Application, Response, child_of, kill, until};
 use serde_json::json;
 
-use crate::shop::{CARD, Customer, DECLINED, clean_audit, products, program, settled, split_topology, stock};
+use crate::shop::{
+    CARD, Customer, DECLINED, Topology, clean_audit, monolith, products, program, settled, split, stock,
+};
 
 /// Where the coordinator can die: before and after each of its steps, and within its own transaction.
 const COORDINATOR: [&str; 11] = [
@@ -53,7 +56,7 @@ async fn the_monolith_dies_at_each_boundary() -> anyhow::Result<()> {
         "orders.place:hold_stock:after",
     ];
     for place in fused {
-        dies_at(place, "monolith", None, CARD).await?;
+        dies_at(place, monolith(), CARD, &[], nothing_else).await?;
     }
     Ok(())
 }
@@ -61,27 +64,32 @@ async fn the_monolith_dies_at_each_boundary() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_dies_at_each_boundary() -> anyhow::Result<()> {
     for place in COORDINATOR.into_iter().chain(PARTICIPANTS) {
-        dies_at(place, "split", Some(split_topology()), CARD).await?;
+        dies_at(place, split(), CARD, &[], nothing_else).await?;
     }
     for place in TURNING_BACK {
-        dies_at(place, "split", Some(split_topology()), DECLINED).await?;
+        dies_at(place, split(), DECLINED, &[], nothing_else).await?;
     }
     Ok(())
 }
 
+async fn nothing_else() -> anyhow::Result<()> {
+    Ok(())
+}
+
 /// One order, during which a process dies at `place`; in the end it is there once, or, with a declined card, not
-/// at all.
-async fn dies_at(
+/// at all. `check` is asked at the end, while the application still runs.
+pub(crate) async fn dies_at(
     place: &str,
-    topology: &'static str,
-    file: Option<std::path::PathBuf>,
+    (topology, file): Topology,
     card: &str,
+    environment: &[(&str, &str)],
+    check: impl AsyncFn() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     eprintln!("--- {topology}: {place}");
     let marks = tempfile::tempdir()?;
     let mark = marks.path().join("died");
     let crash = format!("{place}@{}", mark.display());
-    let environment = [("MODULITH_CRASH_AT", &*crash)];
+    let environment = [environment, &[("MODULITH_CRASH_AT", &*crash)]].concat();
     let program = program();
     let mut app = Application::start(program.path(), topology, file.as_deref(), &environment).await?;
     let kim = Customer::sign_up(&app, "kim@example.org").await?;
@@ -114,6 +122,7 @@ async fn dies_at(
         (&json!(orders), &json!(orders)),
         "{place}: {report}"
     );
+    check().await.context(place.to_owned())?;
     app.stop().await
 }
 
@@ -130,7 +139,7 @@ async fn final_answer(app: &Application, customer: &Customer, lines: &[(&str, i6
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Result<()> {
     let rounds = 5;
-    for (topology, file) in [("monolith", None), ("split", Some(split_topology()))] {
+    for (topology, file) in [monolith(), split()] {
         let program = program();
         let mut app = Application::start(program.path(), topology, file.as_deref(), &[]).await?;
         let ned = Customer::sign_up(&app, "ned@example.org").await?;

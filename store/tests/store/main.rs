@@ -5,5 +5,6 @@ mod crashes;
 mod imports;
 mod mounted;
 mod processes;
+mod provider;
 mod shop;
 mod shopping;

@@ -136,3 +136,51 @@ async fn internal_sockets_believe_nobody_without_the_token() -> anyhow::Result<(
     assert_eq!(counts.json, json!({"open": 0, "attention": 0}));
     app.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_and_a_taken_port_is_named() -> anyhow::Result<()> {
+    for topology in [None, Some(split_topology())] {
+        let data = tempfile::tempdir()?;
+        let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let address = taken.local_addr()?.to_string();
+        let run = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_store"));
+            command.args(["run", "--log", "json", "--listen", &address, "--data"]).arg(data.path());
+            if let Some(topology) = &topology {
+                command.arg("--topology").arg(topology);
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+            command
+        };
+        if topology.is_none() {
+            let refused = run().output().await?;
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(
+                !refused.status.success() && said.contains(&address) && said.contains("in use"),
+                "{said}"
+            );
+        }
+        drop(taken);
+        let mut running = run().spawn()?;
+        let mut lines = BufReader::new(running.stderr.take().expect("piped")).lines();
+        let ready = format!("ready on http://{address}");
+        let mut services = std::collections::BTreeSet::new();
+        while let Some(line) = lines.next_line().await? {
+            // The table of the start comes first; after it every line is JSON and names its service.
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+            services.extend(line["service"].as_str().map(str::to_owned));
+            if line["message"] == ready.as_str() && (topology.is_none() || line["service"] == "store") {
+                break;
+            }
+        }
+        assert!(
+            services.contains("store") && (topology.is_none() || services.contains("orders")),
+            "{services:?}"
+        );
+        let process = running.id().expect("it runs").to_string();
+        Command::new("kill").args(["-TERM", &process]).status().await?;
+        while lines.next_line().await?.is_some() {}
+        assert!(running.wait().await?.success(), "a stop in time is a success");
+    }
+    Ok(())
+}

@@ -14,6 +14,19 @@ pub(crate) fn split_topology() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("topology/split.toml")
 }
 
+/// A topology's name and its file.
+pub(crate) type Topology = (&'static str, Option<PathBuf>);
+
+/// The built-in one.
+pub(crate) fn monolith() -> Topology {
+    ("monolith", None)
+}
+
+/// Five services.
+pub(crate) fn split() -> Topology {
+    ("split", Some(split_topology()))
+}
+
 /// The store in the built-in topology and as five services.
 pub(crate) fn program() -> Program {
     let split = split_topology();
