@@ -47,15 +47,15 @@ impl InboxSql {
         Self {
             claim: format!("{insert} ON CONFLICT DO NOTHING"),
             insert,
-            finish: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key}"),
+            finish: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key} AND state = 0"),
             find: format!(
                 "SELECT state, body_hash, request, answer, attempts, first_at FROM {module}__inbox WHERE {key}"
             ),
             attempt: format!("UPDATE {module}__inbox SET attempts = attempts + 1 WHERE {key}"),
-            forget: format!("DELETE FROM {module}__inbox WHERE {key}"),
+            forget: format!("DELETE FROM {module}__inbox WHERE {key} AND state = 0 AND attempts = 1"),
             prune: format!(
                 "DELETE FROM {module}__inbox WHERE (src, seq, step, dir, origin) IN
-                 (SELECT src, seq, step, dir, origin FROM {module}__inbox WHERE expires_at < $1 LIMIT 1000)"
+                 (SELECT src, seq, step, dir, origin FROM {module}__inbox WHERE expires_at < $1 LIMIT {PRUNED_AT_ONCE})"
             ),
         }
     }
@@ -441,25 +441,31 @@ pub fn begin_effect(
     }
 }
 
-/// Stores what an effect came to.
+/// Stores what an attempt at an effect came to, and returns what stands: an attempt that ends late finds what
+/// another one has stored before it, and changes nothing.
 pub fn end_effect(
     session: &mut dyn Session,
     module: &ModuleCode,
     key: &StepKey,
     outcome: &Outcome,
-) -> Result<(), Fault> {
+) -> Result<Outcome, Fault> {
     match outcome {
-        Outcome::Done(answer) => finish(session, module, key, RowState::Done, answer),
-        Outcome::Refused(record) => finish(session, module, key, RowState::Refused, &encode(record)?),
+        Outcome::Done(answer) => finish(session, module, key, RowState::Done, answer)?,
+        Outcome::Refused(record) => finish(session, module, key, RowState::Refused, &encode(record)?)?,
     }
+    let row = find(session, module, key)?;
+    row.ok_or_else(|| Fault::new(FaultKind::Statement, "the intent of an effect is gone"))?.outcome()
 }
 
-/// Takes the intent of an effect back that certainly never left.
+/// Takes back the intent of an effect whose only attempt certainly never left.
 pub fn forget_effect(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<(), Fault> {
     with_key(key, &[], |values| session.execute(&module.inbox.forget, values)).map(drop)
 }
 
-/// Deletes keys whose retention is over, at most 1,000; returns how many.
+/// Rows that one piece of pruning deletes at most, so that it never holds the writer for long.
+pub const PRUNED_AT_ONCE: u64 = 1_000;
+
+/// Deletes keys whose retention is over, at most [`PRUNED_AT_ONCE`]; returns how many.
 pub fn prune_expired(session: &mut dyn Session, module: &ModuleCode) -> Result<u64, Fault> {
     let now_ms = session.now_ms();
     execute(session, &module.inbox.prune, (now_ms,))

@@ -7,7 +7,7 @@ use modulith_core::{
     Answer, Command, ContractModel, Handle, Kind, MethodModel, Never, Outcome, Plan, PlanModel, Refusal,
     Saga, Served, StepKey, Tx, decode,
 };
-use modulith_data::inbox::{self, CommandEnd, Keyed, SealEnd, UndoEnd, body_hash};
+use modulith_data::inbox::{self, CommandEnd, EffectStart, Keyed, SealEnd, UndoEnd, body_hash};
 use modulith_data::saga::{Heard, Modules, Next, Place, Run, RunEnd, SagaId, Walk, run_steps};
 use modulith_data::sqlite::{Database, WriterLimits};
 use modulith_data::{Migration, ModuleCode};
@@ -289,4 +289,34 @@ fn without_a_certain_answer_the_frontier_is_sealed_first_and_after_the_pivot_nev
         );
         walk.heard(&Heard::Refused(2));
     }
+}
+
+/// Two attempts at one effect: whichever ends first decides, and a late one changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_attempt_at_an_effect_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(&folder);
+    let (_, pot) = modules();
+    let key = saga(&database, 1).key(0);
+    let begin = || {
+        let pot = pot.clone();
+        database.write(None, move |session| {
+            Ok(match inbox::begin_effect(session, &pot, "charge", &key, b"the same bytes")? {
+                EffectStart::Attempt { attempts, .. } => attempts,
+                _ => 0,
+            })
+        })
+    };
+    assert_eq!((begin().await.unwrap(), begin().await.unwrap()), (1, 2));
+    let (first, late) = (Outcome::Done(vec![1]), Outcome::Done(vec![2]));
+    for ended in [first.clone(), late] {
+        let module = pot.clone();
+        let stands = database.write(None, move |session| inbox::end_effect(session, &module, &key, &ended));
+        assert_eq!(stands.await.unwrap(), first);
+    }
+    let module = pot.clone();
+    database.write(None, move |session| inbox::forget_effect(session, &module, &key)).await.unwrap();
+    let module = pot.clone();
+    let sealed = database.write(None, move |session| inbox::seal(session, &module, &key)).await.unwrap();
+    assert_eq!(sealed, SealEnd::Done, "an effect that happened is not forgotten");
 }

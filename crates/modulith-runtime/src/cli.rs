@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use crate::app::App;
 pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
-use crate::host::source;
+use crate::host::{self, source};
 use crate::log::{self, Format};
 use crate::process;
 use crate::topology::Topology;
@@ -172,9 +172,8 @@ fn graph(app: &App, matches: &ArgMatches) -> ExitCode {
 fn run(app: App, matches: &ArgMatches) -> ExitCode {
     let topology = match topology(&app, matches) {
         Ok(topology) => topology,
-        // A child's parent has to know that starting it again is in vain.
-        Err(_) if Control::from_environment().is_controlled() => return ExitCode::from(EXIT_CONFIGURATION),
-        Err(code) => return code,
+        // Whoever started it has to know that starting it again is in vain.
+        Err(_) => return ExitCode::from(EXIT_CONFIGURATION),
     };
     let options = RunOptions {
         topology_file: matches.get_one::<PathBuf>("topology").cloned(),
@@ -218,11 +217,7 @@ async fn start(app: &App, topology: &Topology, options: RunOptions) -> ExitCode 
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error}");
-            ExitCode::from(if error.is_configuration() && control.is_controlled() {
-                EXIT_CONFIGURATION
-            } else {
-                1
-            })
+            ExitCode::from(if error.is_configuration() { EXIT_CONFIGURATION } else { 1 })
         }
     }
 }
@@ -239,9 +234,14 @@ async fn supervise(
         Ok((_, model)) => model,
         Err(problems) => {
             eprintln!("{problems}");
-            return ExitCode::from(1);
+            return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
+    // Said once, here, instead of by each child.
+    if let Err(error) = host::remember(&options.data, topology, &model) {
+        eprintln!("{}: {error}", app.name);
+        return ExitCode::from(EXIT_CONFIGURATION);
+    }
     if !control.is_controlled() {
         eprint!("{}", crate::graph::table(&model, topology));
     }

@@ -97,6 +97,12 @@ impl Keys {
     }
 }
 
+/// Makes the data folder, and refuses a topology that puts a module's data elsewhere than it is.
+pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Result<(), StartError> {
+    create_private(data)?;
+    Ok(placement::remember(data, topology, model)?)
+}
+
 fn create_private(folder: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -160,8 +166,7 @@ impl Host {
             topology: source(topology),
             services: topology.services.iter().map(|service| &*service.name).collect::<Vec<_>>().join(", "),
         })?;
-        create_private(data)?;
-        placement::remember(data, topology, &model)?;
+        remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);

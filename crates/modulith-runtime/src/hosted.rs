@@ -12,10 +12,12 @@ use modulith_core::{
     LocalCalls, NotRun, NotRunReason, Origin, Outcome, PlanModel, Ran, ServedMethod, StepKey, Unknown,
     UnknownReason, crash_point, encode,
 };
-use modulith_data::ModuleCode;
-use modulith_data::inbox::{self, BodyHash, CommandEnd, EffectStart, Keyed, SealEnd, UndoEnd, body_hash};
+use modulith_data::inbox::{
+    self, BodyHash, CommandEnd, EffectStart, Keyed, PRUNED_AT_ONCE, SealEnd, UndoEnd, body_hash,
+};
 use modulith_data::saga::{Modules, Run, RunEnd, SagaId, run_steps};
 use modulith_data::sqlite::Database;
+use modulith_data::{ModuleCode, Session};
 use uuid::Uuid;
 
 use crate::wire::{Ask, Bytes, Told};
@@ -102,7 +104,8 @@ impl Hosted {
             let Handler::Query { run, .. } = &module.expect_method(contract, method)?.handler else {
                 return Err(not_a(contract, method, "query"));
             };
-            Ok(self.database.read(&module.name, |db| run.run_encoded(db, request))??)
+            unpanicked(|| self.database.read(&module.name, |db| run.run_encoded(db, request)))?
+                .map_err(NotRun::from)
         };
         run().map_or_else(Told::NotRun, Told::Outcome)
     }
@@ -270,12 +273,11 @@ impl Hosted {
         let (codec, run) = (served.codec, effect_fn(served, contract)?);
         let start = {
             let (module, name) = (module.clone(), method.to_owned());
-            let work = move |session: &mut dyn modulith_data::Session| {
-                inbox::begin_effect(session, &module, &name, &key, &request)
-            };
+            let work =
+                move |session: &mut dyn Session| inbox::begin_effect(session, &module, &name, &key, &request);
             self.database.write(context.deadline, work).await?
         };
-        let (request, attempts) = match start {
+        let request = match start {
             EffectStart::Stored(outcome) => return Ok(Told::Outcome(outcome)),
             EffectStart::Sealed => {
                 return Ok(Told::Sealed { step: usize::from(key.step) });
@@ -289,7 +291,7 @@ impl Hosted {
                 );
                 return Ok(Told::Unknown(Unknown::new(UnknownReason::Provider, detail)));
             }
-            EffectStart::Attempt { request, attempts, .. } => (request, attempts),
+            EffectStart::Attempt { request, .. } => request,
         };
         let request = (codec.decode_request)(&request).map_err(NotRun::from)?;
         let context = Context { key: Some(key), ..context };
@@ -301,23 +303,20 @@ impl Hosted {
             EffectRan::Refused(refusal) => Ran::Refused(refusal),
             EffectRan::Unknown(unknown) => return Ok(Told::Unknown(unknown)),
             EffectRan::NotRun(not_run) => {
-                if attempts == 1 {
-                    self.database
-                        .write_reserved(move |session| inbox::forget_effect(session, &module, &key))
-                        .await?;
-                }
+                self.database
+                    .write_reserved(move |session| inbox::forget_effect(session, &module, &key))
+                    .await?;
                 return Ok(Told::NotRun(not_run));
             }
         };
         let outcome =
             codec.outcome(&ran).map_err(|fault| Unknown::new(UnknownReason::Unreadable, fault.message))?;
-        let stored = outcome.clone();
         self.database
-            .write_reserved(move |session| inbox::end_effect(session, &module, &key, &stored))
+            .write_reserved(move |session| inbox::end_effect(session, &module, &key, &outcome))
             .await
+            .map(Told::Outcome)
             // The effect happened, so even a certain failure to store it leaves the attempt unknown.
-            .map_err(|fault| Unknown::new(UnknownReason::CommitLost, fault.to_string()))?;
-        Ok(Told::Outcome(outcome))
+            .map_err(|fault| Unknown::new(UnknownReason::CommitLost, fault.to_string()).into())
     }
 
     /// An effect that is called outside of a saga: one attempt under an automatic key.
@@ -350,10 +349,15 @@ impl Hosted {
         }
     }
 
-    /// Deletes keys whose retention is over, at most 1,000 a module.
+    /// Deletes keys whose retention is over, a bounded number with each commit.
     pub(crate) async fn prune_keys(&self) -> Result<(), CallFault> {
         for module in self.modules.all() {
-            self.database.write(None, move |session| inbox::prune_expired(session, &module)).await?;
+            let mut pruned = PRUNED_AT_ONCE;
+            while pruned == PRUNED_AT_ONCE {
+                let module = module.clone();
+                let work = move |session: &mut dyn Session| inbox::prune_expired(session, &module);
+                pruned = self.database.write(None, work).await?;
+            }
         }
         Ok(())
     }
@@ -386,6 +390,12 @@ async fn attempt(run: Arc<dyn EffectFn>, context: Context, request: AnyBox) -> E
 
 fn not_a(contract: &str, method: &str, kind: &str) -> NotRun {
     NotRun::new(NotRunReason::Incompatible, format!("{contract}.{method} is no {kind} here"))
+}
+
+/// A panic of a query's code reads alike in one process and across two: not run.
+fn unpanicked<T>(read: impl FnOnce() -> Result<T, NotRun>) -> Result<T, NotRun> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(NotRun::new(NotRunReason::Panicked, "the query's code panicked")))
 }
 
 fn key_reused() -> NotRun {
@@ -421,7 +431,8 @@ impl LocalCalls for LocalLink {
         let Handler::Query { run, .. } = &served.handler else {
             return Err(not_a(self.contract_name(), served.name, "query"));
         };
-        Ok(self.hosted.database.read(&self.module.name, |db| run.run(db, slot))??)
+        unpanicked(|| self.hosted.database.read(&self.module.name, |db| run.run(db, slot)))?
+            .map_err(NotRun::from)
     }
 
     fn is_heavy(&self, method: usize) -> bool {
@@ -448,7 +459,7 @@ impl LocalCalls for LocalLink {
         let (module, contract) = (self.module.clone(), self.contract);
         let name = self.contract_name();
         Box::pin(async move {
-            let work = move |session: &mut dyn modulith_data::Session| {
+            let work = move |session: &mut dyn Session| {
                 let served = &module.contracts[contract].methods[method];
                 let Some(key) = &key else {
                     // An automatic key that never left the process cannot come again: no inbox row is needed.

@@ -1,10 +1,12 @@
 //! An application inside somebody else's axum program: one module at a time, beside routes that stay as they are.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use modulith_core::{Client, ContractClient};
 use tower::ServiceExt;
 
 use crate::app::App;
@@ -42,8 +44,15 @@ impl Mounted {
         own.fold(Router::new(), |router, prefix| {
             router
                 .route_service(prefix, edge.clone())
-                .route_service(&format!("{prefix}/{{*rest}}"), edge.clone())
+                .route_service(&format!("{}/{{*rest}}", prefix.trim_end_matches('/')), edge.clone())
         })
+    }
+
+    /// A typed client of a mounted module, for the program's own code; `None` if no mounted module serves the
+    /// contract. Its calls stay in the process.
+    pub fn client<C: ContractClient>(&self) -> Option<C> {
+        let link = self.host.answers.hosted.link(C::CONTRACT)?;
+        Some(C::from_client(Client::local(Arc::new(link))))
     }
 
     /// What is missing until the modules are ready; empty when they are.

@@ -22,7 +22,7 @@ use tower::Layer;
 
 use crate::app::App;
 use crate::control::Control;
-use crate::host::{Host, Keys, SagaCounts, StartError, readiness};
+use crate::host::{HEALTH, Host, Keys, SagaCounts, StartError, readiness};
 use crate::topology::{ServiceSection, Topology};
 
 /// How long the gateway waits for a service's word about its health.
@@ -85,8 +85,13 @@ pub(crate) async fn service(
     });
     let connections = CancellationToken::new();
     let http: HttpTask = {
-        let door = Internal::new(host.keys.internal.clone(), Limits::default())
-            .layer(Merged::new(host.routes.clone()));
+        let modules = Merged::new(host.routes.clone());
+        let door = Internal::new(host.keys.internal.clone(), Limits::default()).layer(modules.clone());
+        // Health is for whoever can reach the socket: systemd, a container's probe.
+        let door = HEALTH
+            .into_iter()
+            .fold(Router::new(), |router, path| router.route_service(path, modules.clone()))
+            .fallback_service(door);
         let connections = connections.clone();
         Arc::new(move |stream| {
             let (door, stop) = (door.clone(), connections.clone());

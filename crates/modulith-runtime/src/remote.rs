@@ -218,12 +218,10 @@ impl Handler for Answers {
     fn handle_now(&self, call: Incoming) -> Handled {
         let envelope: Envelope = match decode(&call.payload) {
             Ok(envelope) => envelope,
-            Err(fault) => {
-                return Handled::Now(Err(Rejection::new(format!("unreadable call: {}", fault.message))));
-            }
+            Err(fault) => return incompatible(format!("unreadable call: {}", fault.message)),
         };
-        if let Err(reason) = declared(&call.peer, &envelope.ask) {
-            return Handled::Now(Err(Rejection::new(reason)));
+        if let Err(reason) = self.declared(&call.peer, &envelope.ask) {
+            return incompatible(reason);
         }
         let context = Context {
             principal: envelope.principal,
@@ -252,19 +250,32 @@ fn told_bytes(told: &Told) -> Result<bytes::Bytes, Rejection> {
     }
 }
 
-/// A caller whose modules did not declare the need is refused.
-fn declared(peer: &HelloInfo, ask: &Ask) -> Result<(), String> {
-    let Some(contract) = ask.contract() else {
-        return Ok(());
-    };
-    let about: About = decode(&peer.about).map_err(|fault| fault.message)?;
-    if about.needs.iter().any(|need| need.name == contract) {
-        return Ok(());
+/// Certainly not run, and not worth repeating.
+fn incompatible(reason: String) -> Handled {
+    Handled::Now(told_bytes(&Told::NotRun(NotRun::new(NotRunReason::Incompatible, reason))))
+}
+
+impl Answers {
+    /// A caller whose modules did not declare the need is refused.
+    fn declared(&self, peer: &HelloInfo, ask: &Ask) -> Result<(), String> {
+        let about: About = decode(&peer.about).map_err(|fault| fault.message)?;
+        let undeclared = |contract: &&str| !about.needs.iter().any(|need| need.name == *contract);
+        let missing = match ask {
+            // A run's contracts are those of its steps. A plan that is not known here is answered as such.
+            Ask::Run { plan, first, last, .. } => {
+                let steps = self.hosted.plans.get(&**plan).and_then(|plan| plan.steps.get(*first..*last));
+                steps.unwrap_or_default().iter().map(|step| step.contract).find(undeclared)
+            }
+            _ => ask.contract().filter(undeclared),
+        };
+        match missing {
+            Some(contract) => Err(format!(
+                "service `{}` calls contract `{contract}` and none of its modules declared that need",
+                peer.service
+            )),
+            None => Ok(()),
+        }
     }
-    Err(format!(
-        "service `{}` calls contract `{contract}` and none of its modules declared that need",
-        peer.service
-    ))
 }
 
 /// What this service says about itself.

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Fault, NotRun, NotRunReason, Outcome, PlanModel,
-    SagaCalls, SagaEnd, SagaRefused, UndoModel, Unknown, UnknownReason, crash_point,
+    SagaCalls, SagaEnd, SagaRefused, UndoModel, Unknown, UnknownReason, crash_point, decode,
 };
-use modulith_data::inbox::{SealEnd, UndoEnd};
+use modulith_data::inbox::{PRUNED_AT_ONCE, SealEnd, UndoEnd};
 use modulith_data::saga::{
     Begun, Heard, NewSaga, Next, OpenSaga, Place, Run, RunEnd, SagaId, SagaTable, StepDone, Stored, Walk,
     run_steps,
 };
 use modulith_data::{Session, sqlite::Database};
 use modulith_transport::Priority;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::hosted::Hosted;
@@ -40,8 +40,6 @@ const PAUSE_MAX_BEFORE_PIVOT: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// After so many attempts in a row without a certain answer a saga is marked for attention. It goes on.
 const ATTENTION_AFTER: u32 = 10;
-/// Walks that the sweep runs at once after a start.
-const SWEPT_AT_ONCE: usize = 256;
 
 /// The sagas that one module begins.
 pub(crate) struct Sagas {
@@ -113,48 +111,44 @@ impl Sagas {
         Ok(self.database().read_framework(|db| self.table.counts(db))??)
     }
 
-    /// Walks every saga again that has not ended, a bounded number at once.
+    /// Walks every saga again that has not ended. They were in flight before, so they are bounded like those.
     pub(crate) async fn sweep(self: &Arc<Self>) -> Result<(), CallFault> {
-        let open =
-            self.database().read_framework(|db| self.table.open(db, i64::MAX))?.map_err(NotRun::from)?;
+        let open = self.database().read_framework(|db| self.table.open(db))?.map_err(NotRun::from)?;
         if !open.is_empty() {
             tracing::info!(module = self.module, sagas = open.len(), "walking unfinished sagas again");
         }
-        let at_once = Arc::new(Semaphore::new(SWEPT_AT_ONCE));
         for saga in open {
-            let place = at_once.clone().acquire_owned().await.expect("never closed");
-            self.resume(saga, place).await?;
+            let id = saga.id;
+            if let Err(reason) = self.resume(saga).await {
+                // Left alone, and shown: one saga that cannot be read must not keep the others waiting.
+                tracing::error!(module = self.module, saga = id.seq, "{reason}");
+                self.mark(id, reason).await?;
+            }
         }
         Ok(())
     }
 
-    async fn resume(self: &Arc<Self>, saga: OpenSaga, place: OwnedSemaphorePermit) -> Result<(), CallFault> {
+    async fn resume(self: &Arc<Self>, saga: OpenSaga) -> Result<(), String> {
         let known = self
             .plans
             .get(&*saga.plan)
             .filter(|plan| i64::from(plan.version) == saga.version && plan.fingerprint == saga.fingerprint);
-        let Some(plan) = known.cloned() else {
-            let reason =
-                format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version);
-            tracing::error!(module = self.module, saga = saga.id.seq, "{reason}; the saga is left alone");
-            return self.mark(saga.id, reason).await;
-        };
-        let sagas = self.clone();
-        let id = saga.id;
+        let plan = known.cloned().ok_or_else(|| {
+            format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version)
+        })?;
+        let input = (plan.decode_input)(&saga.input).map_err(|fault| fault.message)?;
+        let end = saga.answer.map(|bytes| decode(&bytes)).transpose().map_err(|fault| fault.message)?;
+        let (sagas, id) = (self.clone(), saga.id);
         // Counted before it runs, so that a saga which kills the process is seen to do so.
-        self.database().write_reserved(move |session| sagas.table.attempt(session, id)).await?;
-        let input = (plan.decode_input)(&saga.input).map_err(NotRun::from)?;
+        let counted = self.database().write_reserved(move |session| sagas.table.attempt(session, id)).await;
+        counted.map_err(|fault| fault.to_string())?;
         let facts = Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] };
         let walk = match saga.frontier {
             Some(frontier) => Walk::backward(plan.clone(), frontier),
             None => Walk::forward(plan.clone()),
         };
-        let drive =
-            Drive { sagas: self.clone(), id, plan, facts, walk, begin: None, end: saga.answer, reply: None };
-        self.walks.spawn(async move {
-            drive.run().await;
-            drop(place);
-        });
+        let drive = Drive { sagas: self.clone(), id, plan, facts, walk, begin: None, end, reply: None };
+        self.walks.spawn(drive.run());
         Ok(())
     }
 
@@ -163,10 +157,14 @@ impl Sagas {
         self.database().write_reserved(move |session| sagas.table.attention(session, id, &reason)).await
     }
 
-    /// Deletes sagas whose retention is over.
+    /// Deletes sagas whose retention is over, a bounded number with each commit.
     pub(crate) async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
-        let sagas = self.clone();
-        self.database().write(None, move |session| sagas.table.prune(session)).await.map(drop)
+        let mut pruned = PRUNED_AT_ONCE;
+        while pruned == PRUNED_AT_ONCE {
+            let sagas = self.clone();
+            pruned = self.database().write(None, move |session| sagas.table.prune(session)).await?;
+        }
+        Ok(())
     }
 
     async fn start_one(
@@ -308,7 +306,8 @@ impl Drive {
     }
 
     fn pause(&self, unanswered: u32) -> Duration {
-        let max = if self.reply.is_some() { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
+        let waits = self.reply.as_ref().is_some_and(|reply| !reply.is_closed());
+        let max = if waits { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
         jittered(PAUSE_FIRST.saturating_mul(1 << unanswered.min(10)).min(max))
     }
 
@@ -393,7 +392,8 @@ impl Drive {
             }
             // Begin and run were one transaction, so certainly nothing of the saga exists.
             Err(fault @ CallFault::NotRun(_)) if self.begin.is_some() => {
-                self.reply(Err(fault));
+                let earlier = self.earlier();
+                self.reply(earlier.unwrap_or(Err(fault)));
                 return None;
             }
             Err(fault) => {
@@ -434,6 +434,14 @@ impl Drive {
                 Some(Heard::Ended)
             }
         }
+    }
+
+    /// What stands under the client's key, if another saga was first.
+    fn earlier(&self) -> Option<Result<SagaEnd, CallFault>> {
+        let key = self.begin.as_ref()?.key?;
+        let found =
+            self.sagas.database().read_framework(|db| self.sagas.table.find(db, &key)).ok()?.ok()??;
+        Some(found.into_end().map_err(CallFault::from))
     }
 
     async fn run_there(&mut self, steps: Range<usize>, peer: usize) -> Heard {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use modulith::App;
+use modulith::{App, CallError};
 use modulith_test::{Http, Request, until};
+use store_products_contract::{ProductId, ProductsClient};
 use tokio::net::TcpListener;
 
 #[derive(Clone, Default)]
@@ -43,6 +44,10 @@ async fn a_module_moves_into_an_existing_program() -> anyhow::Result<()> {
     // The modules' paths are behind modulith's edge; the program's own are not touched by it.
     assert_eq!(http.send(Request::get("/products/none")).await?.problem(), "no-such-product");
     assert_eq!(http.send(Request::get("/orders")).await?.body, "", "the program's own 404");
+    // The program's own code calls a module through its typed client.
+    let products: ProductsClient = mounted.client().expect("the module serves it");
+    let found = products.product(ProductId("none".into())).await;
+    assert!(matches!(found, Err(CallError::Refused(_))), "{found:?}");
     drop(http);
     let _ = stop.send(());
     server.await??;

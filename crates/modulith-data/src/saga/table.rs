@@ -4,7 +4,7 @@ use modulith_core::{ClientKey, Fault, NotRun, NotRunReason, PlanModel, SagaEnd, 
 use ring::hmac;
 
 use super::run::SagaId;
-use crate::inbox::execute;
+use crate::inbox::{PRUNED_AT_ONCE, execute};
 use crate::session::Session;
 use crate::sqlite::Identity;
 
@@ -85,7 +85,8 @@ pub struct OpenSaga {
     pub input: Vec<u8>,
     /// Where it turned back, if it did.
     pub frontier: Option<usize>,
-    pub answer: Option<SagaEnd>,
+    /// A [`SagaEnd`], encoded, if its end is decided.
+    pub answer: Option<Vec<u8>>,
     pub attempts: i64,
 }
 
@@ -109,7 +110,7 @@ impl SagaTable {
             attention: format!("UPDATE {module}__saga SET attention = $3 {key}"),
             open: format!(
                 "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
-                 FROM {module}__saga WHERE state < {DONE} ORDER BY src, seq LIMIT $1"
+                 FROM {module}__saga WHERE state < {DONE} ORDER BY src, seq"
             ),
             counts: format!(
                 "SELECT count(*), coalesce(sum(CASE WHEN attention IS NULL THEN 0 ELSE 1 END), 0)
@@ -117,7 +118,7 @@ impl SagaTable {
             ),
             prune: format!(
                 "DELETE FROM {module}__saga WHERE (src, seq) IN
-                 (SELECT src, seq FROM {module}__saga WHERE state >= {DONE} AND ended < $1 LIMIT 1000)"
+                 (SELECT src, seq FROM {module}__saga WHERE state >= {DONE} AND ended < $1 LIMIT {PRUNED_AT_ONCE})"
             ),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &identity.secret),
         }
@@ -224,27 +225,25 @@ impl SagaTable {
         execute(session, &self.attention, (id.src, id.seq, reason)).map(drop)
     }
 
-    /// Sagas that have not ended, at most `limit`.
-    pub fn open(&self, db: &Snapshot<'_>, limit: i64) -> Result<Vec<OpenSaga>, Fault> {
-        let rows: Vec<OpenRow> = db.rows(&self.open, (limit,))?;
-        rows.into_iter()
-            .map(|(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts)| {
-                Ok(OpenSaga {
+    /// Sagas that have not ended.
+    pub fn open(&self, db: &Snapshot<'_>) -> Result<Vec<OpenSaga>, Fault> {
+        let rows: Vec<OpenRow> = db.rows(&self.open, ())?;
+        let saga =
+            |(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts): OpenRow| {
+                let frontier =
+                    frontier.filter(|_| state == ABORTING).and_then(|step| usize::try_from(step).ok());
+                OpenSaga {
                     id: SagaId { src, seq },
                     plan,
                     version,
                     fingerprint,
                     input,
-                    frontier: if state == RUNNING {
-                        None
-                    } else {
-                        frontier.and_then(|step| usize::try_from(step).ok())
-                    },
-                    answer: answer.map(|bytes| decode(&bytes)).transpose()?,
+                    frontier,
+                    answer,
                     attempts,
-                })
-            })
-            .collect()
+                }
+            };
+        Ok(rows.into_iter().map(saga).collect())
     }
 
     /// How many sagas have not ended, and how many of these need attention.
@@ -252,7 +251,7 @@ impl SagaTable {
         Ok(db.row(&self.counts, ())?.unwrap_or_default())
     }
 
-    /// Deletes sagas that ended before the retention, at most 1,000 at once.
+    /// Deletes sagas that ended before the retention, at most [`PRUNED_AT_ONCE`]; returns how many.
     pub fn prune(&self, session: &mut dyn Session) -> Result<u64, Fault> {
         let before = session.now_ms() - SAGAS_KEPT_MS;
         execute(session, &self.prune, (before,))

@@ -86,6 +86,7 @@ impl Database {
     ) -> Result<Self, OpenError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let lock = lock(path)?;
+        create_private(path)?;
         let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -243,6 +244,17 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(io)?;
     Ok(file)
+}
+
+/// Makes an empty file that its owner alone can read, before SQLite makes one that others can; the files beside it
+/// take its mode.
+fn create_private(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(OpenError::Io { path: path.to_owned(), error }),
+    }
 }
 
 #[cfg(target_os = "linux")]

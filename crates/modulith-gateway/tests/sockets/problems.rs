@@ -48,7 +48,7 @@ async fn a_refusal_keeps_its_status_code_text_and_fields() {
         Problem::from(CallError::Refused(refused())),
         Problem::from(CallError::<Never>::RefusedOther(record)),
         Problem::from(CallError::Refused(saga.clone())),
-        Problem::from(saga),
+        Problem::refused(&saga),
     ] {
         assert_eq!(read(problem).await, (410, None, expected.clone()));
     }
