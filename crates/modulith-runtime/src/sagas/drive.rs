@@ -1,0 +1,483 @@
+//! Drives one saga: does what its [`Walk`] says, tells it what was heard, records what has to be recorded.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use modulith_core::{
+    CallFault, Context, Fault, NotRun, Outcome, PlanModel, SagaEnd, SagaRefused, UndoModel, Unknown,
+    UnknownReason, crash_point,
+};
+use modulith_data::Session;
+use modulith_data::inbox::{SealEnd, UndoEnd};
+use modulith_data::saga::{Begun, Heard, NewSaga, Next, Place, RunEnd, SagaId, StepDone, Walk};
+use modulith_transport::Priority;
+use tokio::sync::oneshot;
+
+use super::local::{LocalRun, Recorded, aborted, known, local_run};
+use super::{Begin, Facts, Sagas};
+use crate::remote::jittered;
+use crate::wire::{Ask, Bytes, Envelope, Told};
+
+/// How long one attempt at a step may take.
+const STEP_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long one attempt at an effect may take, with the way to it.
+const EFFECT_STEP_TIME_MAX: Duration = Duration::from_secs(35);
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+/// Before the pivot a caller waits, so pauses stay short.
+const PAUSE_MAX_BEFORE_PIVOT: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// After so many attempts in a row without a certain answer a saga is marked for attention. It goes on.
+const ATTENTION_AFTER: u32 = 10;
+
+type Reply = oneshot::Sender<Result<SagaEnd, CallFault>>;
+
+/// One walk while it is driven.
+pub(super) struct Drive {
+    pub(super) sagas: Arc<Sagas>,
+    pub(super) id: SagaId,
+    pub(super) plan: Arc<PlanModel>,
+    pub(super) facts: Facts,
+    pub(super) walk: Walk,
+    /// Still to be recorded.
+    pub(super) begin: Option<Begin>,
+    /// How the saga ends, as far as it is decided.
+    pub(super) end: Option<SagaEnd>,
+    pub(super) reply: Option<Reply>,
+}
+
+impl Drive {
+    pub(super) async fn run(mut self) {
+        let mut marked = false;
+        let mut unanswered = 0;
+        loop {
+            let sagas = self.sagas.clone();
+            let next = self.walk.next(&|contract| sagas.place(contract));
+            let heard = match self.step(next).await {
+                Step::Heard(heard) => heard,
+                Step::Over => return,
+            };
+            self.walk.heard(&heard);
+            if self.walk.pivot_is_done() {
+                self.answer_done();
+            }
+            match heard {
+                Heard::Nothing => unanswered += 1,
+                // Not an answer either: the effect is attempted again, so an unknown one is counted on here, where
+                // the walk's own tries begin anew.
+                Heard::SealFoundStarted => {}
+                _ => unanswered = 0,
+            }
+            if heard == Heard::Nothing {
+                if unanswered >= ATTENTION_AFTER && !marked {
+                    marked = true;
+                    let reason =
+                        format!("step {} has had no certain answer {unanswered} times", self.walk.frontier());
+                    if let Err(fault) = self.sagas.mark(self.id, reason).await {
+                        tracing::error!(saga = self.id.seq, "cannot mark for attention: {fault}");
+                    }
+                }
+                if self.sagas.database().broken().is_some() {
+                    return;
+                }
+                tokio::time::sleep(self.pause(unanswered)).await;
+            }
+        }
+    }
+
+    fn pause(&self, unanswered: u32) -> Duration {
+        let waits = self.reply.as_ref().is_some_and(|reply| !reply.is_closed());
+        let max = if waits { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
+        jittered(PAUSE_FIRST.saturating_mul(1 << unanswered.min(10)).min(max))
+    }
+
+    async fn step(&mut self, next: Next) -> Step {
+        // The saga's row comes before any remote step or effect; before a run here, it goes with it.
+        if self.begin.is_some()
+            && !matches!(next, Next::Run { place: Place::Here, .. })
+            && !self.record_begin().await
+        {
+            return Step::Over;
+        }
+        let (plan, here) = (self.plan.clone(), next.clone());
+        let crash_at =
+            |when: &str| crash_point(|| format!("{}:{}:{when}", plan.name, place_name(&plan, &here)));
+        crash_at("before");
+        let heard = match next {
+            Next::Over => return Step::Over,
+            Next::Run { steps, place: Place::Here } => match self.run_here(steps).await {
+                Some(heard) => heard,
+                None => return Step::Over,
+            },
+            Next::Run { steps, place: Place::Peer(peer) } => self.run_there(steps, peer).await,
+            Next::Effect { step, place } => self.effect(step, place).await,
+            Next::Seal { step, place } => self.seal(step, place).await,
+            Next::Turn { frontier } => self.turn(frontier).await,
+            Next::Undo { step, place } => self.undo(step, place).await,
+            Next::End { done } => self.record_end(done).await,
+        };
+        crash_at("after");
+        Step::Heard(heard)
+    }
+
+    /// Records the begin alone. False when there is nothing to walk.
+    async fn record_begin(&mut self) -> bool {
+        let Some(begin) = self.begin.clone() else {
+            return true;
+        };
+        let (sagas, plan, id) = (self.sagas.clone(), self.plan.clone(), self.id);
+        let work = move |session: &mut dyn Session| {
+            let new = NewSaga { id, plan: &plan, input: &begin.input, key: begin.key.as_ref() };
+            sagas.table.begin(session, &new)
+        };
+        let begun = self.sagas.database().write(None, work).await;
+        match begun {
+            Ok(Begun::New) => {
+                self.begin = None;
+                true
+            }
+            Ok(Begun::Before(stored)) => {
+                self.reply(stored.into_end().map_err(CallFault::from));
+                false
+            }
+            Err(fault) => {
+                self.reply(Err(fault));
+                false
+            }
+        }
+    }
+
+    /// A run on the coordinator's own database, with everything that can be recorded beside it. `None` when the
+    /// saga was never begun.
+    async fn run_here(&mut self, steps: Range<usize>) -> Option<Heard> {
+        let begin = self.begin.clone();
+        let work = {
+            let (sagas, plan, facts, id) =
+                (self.sagas.clone(), self.plan.clone(), self.facts.clone(), self.id);
+            let steps = steps.clone();
+            move |session: &mut dyn Session| {
+                local_run(session, &sagas, &plan, &facts, id, steps.clone(), begin.as_ref())
+            }
+        };
+        let ran = if self.begin.is_some() {
+            self.sagas.database().write(None, work).await
+        } else {
+            self.sagas.database().write_reserved(work).await
+        };
+        let (end, recorded) = match ran {
+            Ok(LocalRun::Ran { end, recorded }) => (end, recorded),
+            Ok(LocalRun::Before(stored)) => {
+                self.reply(stored.into_end().map_err(CallFault::from));
+                return None;
+            }
+            // Begin and run were one transaction, so certainly nothing of the saga exists.
+            Err(fault @ CallFault::NotRun(_)) if self.begin.is_some() => {
+                let earlier = self.earlier();
+                self.reply(earlier.unwrap_or(Err(fault)));
+                return None;
+            }
+            Err(fault) => {
+                tracing::warn!(saga = self.id.seq, plan = self.plan.name, "run {steps:?}: {fault}");
+                return Some(Heard::Nothing);
+            }
+        };
+        self.begin = None;
+        let heard = match end {
+            RunEnd::Done(done) => {
+                for (step, done) in steps.clone().zip(done) {
+                    self.facts.answers[step] = Some(Arc::new(done));
+                }
+                Heard::Done(steps)
+            }
+            RunEnd::Refused { step, record } => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            RunEnd::Sealed { step } => {
+                self.end = Some(aborted(&self.plan, step));
+                Heard::Sealed(step)
+            }
+        };
+        match recorded {
+            Recorded::Begun => Some(heard),
+            Recorded::Turned => {
+                self.walk.heard(&heard);
+                self.reply_end();
+                Some(Heard::Turned)
+            }
+            Recorded::Ended => {
+                self.walk.heard(&heard);
+                if self.walk.pivot_is_done() {
+                    self.answer_done();
+                }
+                self.reply_end();
+                Some(Heard::Ended)
+            }
+        }
+    }
+
+    /// What stands under the client's key, if another saga was first.
+    fn earlier(&self) -> Option<Result<SagaEnd, CallFault>> {
+        let key = self.begin.as_ref()?.key?;
+        let found =
+            self.sagas.database().read_framework(|db| self.sagas.table.find(db, &key)).ok()?.ok()??;
+        Some(found.into_end().map_err(CallFault::from))
+    }
+
+    async fn run_there(&mut self, steps: Range<usize>, peer: usize) -> Heard {
+        if steps.len() > 1 {
+            match self.ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary).await {
+                Ok(Told::PlanUnknown) => {}
+                told => return self.told(steps, told),
+            }
+        }
+        // One step; or a peer of another version, which is given one step at a time.
+        let step = steps.start;
+        let model = &self.plan.steps[step];
+        let request = match self.request(step) {
+            Ok(request) => request,
+            Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
+        };
+        let ask = Ask::Step {
+            contract: model.contract.to_owned(),
+            method: model.method.to_owned(),
+            key: self.id.key(step),
+            request,
+        };
+        let told = self.ask(peer, ask, STEP_TIME_MAX, Priority::Ordinary).await;
+        self.told(step..step + 1, told)
+    }
+
+    fn run_ask(&self, steps: &Range<usize>) -> Ask {
+        let answers = self.facts.answers[..steps.start].iter();
+        Ask::Run {
+            plan: self.plan.name.to_owned(),
+            version: self.plan.version,
+            fingerprint: self.plan.fingerprint,
+            id: self.id,
+            first: steps.start,
+            last: steps.end,
+            input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref()).unwrap_or_default(),
+            answers: answers
+                .map(|answer| answer.as_ref().map(|answer| Bytes(answer.stored.clone())))
+                .collect(),
+        }
+    }
+
+    fn request(&self, step: usize) -> Result<Vec<u8>, Fault> {
+        let model = &self.plan.steps[step];
+        let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
+        (model.codec.encode_request)(request.as_ref())
+    }
+
+    async fn effect(&mut self, step: usize, place: Place) -> Heard {
+        let model = &self.plan.steps[step];
+        let request = match self.request(step) {
+            Ok(request) => request,
+            Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
+        };
+        let ask = Ask::Effect {
+            contract: model.contract.to_owned(),
+            method: model.method.to_owned(),
+            key: self.id.key(step),
+            request,
+        };
+        let told = self.ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary).await;
+        self.told(step..step + 1, told)
+    }
+
+    fn told(&mut self, steps: Range<usize>, told: Result<Told, CallFault>) -> Heard {
+        let step = steps.start;
+        match told {
+            Ok(Told::Outcome(Outcome::Done(stored))) => self.keep(steps, vec![stored]),
+            Ok(Told::Outcome(Outcome::Refused(record))) => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            Ok(Told::Steps(answers)) if answers.len() == steps.len() => {
+                self.keep(steps, answers.into_iter().map(|bytes| bytes.0).collect())
+            }
+            Ok(Told::Refused { step, record }) if steps.contains(&step) => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            Ok(Told::Sealed { step }) if steps.contains(&step) => {
+                self.end = Some(aborted(&self.plan, step));
+                Heard::Sealed(step)
+            }
+            Ok(_) => self
+                .nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
+            Err(fault) => self.nothing(step, &fault),
+        }
+    }
+
+    fn keep(&mut self, steps: Range<usize>, answers: Vec<Vec<u8>>) -> Heard {
+        for (step, stored) in steps.clone().zip(answers) {
+            match (self.plan.steps[step].codec.decode_answer)(&stored) {
+                Ok(answer) => self.facts.answers[step] = Some(Arc::new(StepDone { answer, stored })),
+                Err(fault) => {
+                    return self
+                        .nothing(step, &Unknown::new(UnknownReason::Unreadable, fault.message).into());
+                }
+            }
+        }
+        Heard::Done(steps)
+    }
+
+    fn nothing(&self, step: usize, fault: &CallFault) -> Heard {
+        let step = self.plan.steps[step].name;
+        tracing::warn!(saga = self.id.seq, plan = self.plan.name, step, "no certain answer: {fault}");
+        Heard::Nothing
+    }
+
+    async fn seal(&mut self, step: usize, place: Place) -> Heard {
+        let ask = Ask::Seal { contract: self.plan.steps[step].contract.to_owned(), key: self.id.key(step) };
+        match self.ask_at(place, ask, STEP_TIME_MAX, Priority::Reserved).await {
+            Ok(Told::Seal(SealEnd::Sealed)) => {
+                self.end = Some(aborted(&self.plan, step));
+                Heard::Sealed(step)
+            }
+            Ok(Told::Seal(SealEnd::Refused(record))) => {
+                self.end = Some(self.refused(step, record));
+                Heard::Refused(step)
+            }
+            Ok(Told::Seal(SealEnd::Done)) => Heard::SealFoundDone,
+            Ok(Told::Seal(SealEnd::Started)) => Heard::SealFoundStarted,
+            Ok(_) => Heard::Nothing,
+            Err(fault) => self.nothing(step, &fault),
+        }
+    }
+
+    async fn turn(&mut self, frontier: usize) -> Heard {
+        let end = self.end.clone().unwrap_or_else(|| aborted(&self.plan, frontier));
+        let (sagas, id, recorded) = (self.sagas.clone(), self.id, end.clone());
+        let work = move |session: &mut dyn Session| sagas.table.turn(session, id, frontier, &recorded);
+        match self.sagas.database().write_reserved(work).await {
+            Ok(()) => {
+                self.end = Some(end);
+                self.reply_end();
+                Heard::Turned
+            }
+            Err(fault) => self.nothing(frontier, &fault),
+        }
+    }
+
+    async fn undo(&mut self, step: usize, place: Place) -> Heard {
+        let (contract, method, by_key) = match self.plan.steps[step].undo {
+            UndoModel::ByAnswer { contract, method } => (contract, method, false),
+            UndoModel::ByKey { contract, method } => (contract, method, true),
+            UndoModel::None | UndoModel::Forgotten => return Heard::Undone,
+        };
+        let ask = Ask::Undo {
+            contract: contract.to_owned(),
+            method: method.to_owned(),
+            key: self.id.key(step),
+            by_key,
+        };
+        let time = if by_key { EFFECT_STEP_TIME_MAX } else { STEP_TIME_MAX };
+        match self.ask_at(place, ask, time, Priority::Reserved).await {
+            Ok(Told::Undo(UndoEnd::Undone | UndoEnd::NothingDone)) => Heard::Undone,
+            Ok(_) => Heard::Nothing,
+            Err(fault) => self.nothing(step, &fault),
+        }
+    }
+
+    async fn record_end(&mut self, done: bool) -> Heard {
+        let end = match (&self.end, done) {
+            (_, true) => match self.done_end() {
+                Some(end) => end,
+                None => return Heard::Nothing,
+            },
+            (Some(end), false) => end.clone(),
+            (None, false) => aborted(&self.plan, self.walk.frontier().min(self.plan.steps.len() - 1)),
+        };
+        let (sagas, id) = (self.sagas.clone(), self.id);
+        match self.sagas.database().write_reserved(move |session| sagas.table.end(session, id, &end)).await {
+            Ok(()) => Heard::Ended,
+            Err(fault) => self.nothing(self.plan.pivot, &fault),
+        }
+    }
+
+    async fn ask_at(
+        &self,
+        place: Place,
+        ask: Ask,
+        time: Duration,
+        priority: Priority,
+    ) -> Result<Told, CallFault> {
+        match place {
+            Place::Peer(peer) => self.ask(peer, ask, time, priority).await,
+            Place::Here => {
+                let context = Context::background(self.request_id());
+                match self.sagas.hosted.clone().answer(ask, context).await {
+                    Told::NotRun(not_run) => Err(not_run.into()),
+                    Told::Unknown(unknown) => Err(unknown.into()),
+                    told => Ok(told),
+                }
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        peer: usize,
+        ask: Ask,
+        time: Duration,
+        priority: Priority,
+    ) -> Result<Told, CallFault> {
+        let envelope = Envelope { ask, principal: None, request_id: self.request_id() };
+        self.sagas.peers.ask(peer, &envelope, Instant::now() + time, priority).await
+    }
+
+    fn request_id(&self) -> String {
+        format!("saga-{}-{:x}", self.sagas.module, self.id.seq)
+    }
+
+    fn refused(&self, step: usize, record: modulith_core::RefusalRecord) -> SagaEnd {
+        SagaEnd::Refused(SagaRefused { step: self.plan.steps[step].name.to_owned(), refusal: record })
+    }
+
+    fn done_end(&self) -> Option<SagaEnd> {
+        let answer = self.facts.answers[self.plan.answer].as_ref()?;
+        Some(SagaEnd::Done(answer.stored.clone()))
+    }
+
+    fn answer_done(&mut self) {
+        if self.reply.is_some()
+            && let Some(end) = self.done_end()
+        {
+            self.reply(Ok(end));
+        }
+    }
+
+    fn reply_end(&mut self) {
+        if let Some(end) = self.end.clone() {
+            self.reply(Ok(end));
+        }
+    }
+
+    fn reply(&mut self, end: Result<SagaEnd, CallFault>) {
+        if let Some(reply) = self.reply.take() {
+            // A client that hung up changes nothing.
+            let _ = reply.send(end);
+        }
+    }
+}
+
+/// Whether a walk goes on.
+enum Step {
+    Heard(Heard),
+    Over,
+}
+
+/// How a place in a plan is called by [`crash_point`].
+fn place_name(plan: &PlanModel, next: &Next) -> String {
+    match next {
+        Next::Run { steps, .. } => plan.steps[steps.start].name.to_owned(),
+        Next::Effect { step, .. } => plan.steps[*step].name.to_owned(),
+        Next::Seal { step, .. } => format!("seal-{}", plan.steps[*step].name),
+        Next::Undo { step, .. } => format!("undo-{}", plan.steps[*step].name),
+        Next::Turn { .. } => "turn".to_owned(),
+        Next::End { .. } | Next::Over => "end".to_owned(),
+    }
+}
