@@ -101,11 +101,6 @@ impl Walk {
         self.done
     }
 
-    /// Consecutive failures to get a certain answer.
-    pub fn tries(&self) -> u32 {
-        self.tries
-    }
-
     /// Whether the pivot is known to be done, so that the caller can be answered.
     pub fn pivot_is_done(&self) -> bool {
         self.done > self.plan.pivot
