@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modulith_core::{
-    CallFault, Context, Fault, NotRun, Outcome, PlanModel, SagaEnd, SagaRefused, UndoModel, Unknown,
-    UnknownReason, crash_point,
+    CallFault, Context, Fault, NotRun, Outcome, PlanModel, SagaEnd, SagaRefused, StepKind, UndoModel,
+    Unknown, UnknownReason, crash_point,
 };
 use modulith_data::Session;
 use modulith_data::inbox::{SealEnd, UndoEnd};
@@ -110,7 +110,7 @@ impl Drive {
                 None => return Step::Over,
             },
             Next::Run { steps, place: Place::Peer(peer) } => self.run_there(steps, peer).await,
-            Next::Effect { step, place } => self.effect(step, place).await,
+            Next::Effect { step, place } => self.ask_step(step, place, EFFECT_STEP_TIME_MAX).await,
             Next::Seal { step, place } => self.seal(step, place).await,
             Next::Turn { frontier } => self.turn(frontier).await,
             Next::Undo { step, place } => self.undo(step, place).await,
@@ -225,65 +225,55 @@ impl Drive {
     }
 
     async fn run_there(&mut self, steps: Range<usize>, peer: usize) -> Heard {
+        let step = steps.start;
         if steps.len() > 1 {
-            match self.ask(peer, self.run_ask(&steps), STEP_TIME_MAX, Priority::Ordinary).await {
+            let ask = match self.run_ask(&steps) {
+                Ok(ask) => ask,
+                Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
+            };
+            match self.ask(peer, ask, STEP_TIME_MAX, Priority::Ordinary).await {
                 Ok(Told::PlanUnknown) => {}
                 told => return self.told(steps, told),
             }
         }
         // One step; or a peer of another version, which is given one step at a time.
-        let step = steps.start;
-        let model = &self.plan.steps[step];
-        let request = match self.request(step) {
-            Ok(request) => request,
-            Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
-        };
-        let ask = Ask::Step {
-            contract: model.contract.to_owned(),
-            method: model.method.to_owned(),
-            key: self.id.key(step),
-            request,
-        };
-        let told = self.ask(peer, ask, STEP_TIME_MAX, Priority::Ordinary).await;
-        self.told(step..step + 1, told)
+        self.ask_step(step, Place::Peer(peer), STEP_TIME_MAX).await
     }
 
-    fn run_ask(&self, steps: &Range<usize>) -> Ask {
+    fn run_ask(&self, steps: &Range<usize>) -> Result<Ask, Fault> {
         let answers = self.facts.answers[..steps.start].iter();
-        Ask::Run {
+        Ok(Ask::Run {
             plan: self.plan.name.to_owned(),
             version: self.plan.version,
             fingerprint: self.plan.fingerprint,
             id: self.id,
             first: steps.start,
             last: steps.end,
-            input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref()).unwrap_or_default(),
+            input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref())?,
             answers: answers
                 .map(|answer| answer.as_ref().map(|answer| Bytes(answer.stored.clone())))
                 .collect(),
-        }
+        })
     }
 
-    fn request(&self, step: usize) -> Result<Vec<u8>, Fault> {
+    /// Asks for one step, alone.
+    async fn ask_step(&mut self, step: usize, place: Place, time: Duration) -> Heard {
+        let told = match self.step_ask(step) {
+            Ok(ask) => self.ask_at(place, ask, time, Priority::Ordinary).await,
+            Err(fault) => Err(NotRun::from(fault).into()),
+        };
+        self.told(step..step + 1, told)
+    }
+
+    fn step_ask(&self, step: usize) -> Result<Ask, Fault> {
         let model = &self.plan.steps[step];
         let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
-        (model.codec.encode_request)(request.as_ref())
-    }
-
-    async fn effect(&mut self, step: usize, place: Place) -> Heard {
-        let model = &self.plan.steps[step];
-        let request = match self.request(step) {
-            Ok(request) => request,
-            Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
-        };
-        let ask = Ask::Effect {
-            contract: model.contract.to_owned(),
-            method: model.method.to_owned(),
-            key: self.id.key(step),
-            request,
-        };
-        let told = self.ask_at(place, ask, EFFECT_STEP_TIME_MAX, Priority::Ordinary).await;
-        self.told(step..step + 1, told)
+        let request = (model.codec.encode_request)(request.as_ref())?;
+        let (contract, method, key) = (model.contract.to_owned(), model.method.to_owned(), self.id.key(step));
+        Ok(match model.kind {
+            StepKind::Command => Ask::Step { contract, method, key, request },
+            StepKind::Effect => Ask::Effect { contract, method, key, request },
+        })
     }
 
     fn told(&mut self, steps: Range<usize>, told: Result<Told, CallFault>) -> Heard {
