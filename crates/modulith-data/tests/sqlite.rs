@@ -256,11 +256,34 @@ async fn a_full_queue_and_a_passed_deadline_are_not_run() {
 async fn work_without_a_caller_is_dropped_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
     let database = Arc::new(open(&folder.path().join("a.db")));
+    // The writer is held up, so that the abandoned work is queued and has not begun.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let state = parking_lot::Mutex::new((held, Some(entered)));
+    let gate = {
+        let database = database.clone();
+        tokio::spawn(async move {
+            let hold = move |_: &mut dyn Session| {
+                let mut state = state.lock();
+                if let Some(entered) = state.1.take() {
+                    let _ = entered.send(());
+                }
+                let _ = state.0.recv();
+                Ok(())
+            };
+            database.write(None, hold).await
+        })
+    };
+    has_entered.await.unwrap();
     let abandoned = database.write(None, |session| as_shelf(session, insert(1)));
-    // Polled once, it is queued; dropped, nobody waits. It may have begun by then, and then it stands.
-    let _ = tokio::time::timeout(Duration::ZERO, abandoned).await;
+    assert!(
+        tokio::time::timeout(Duration::ZERO, abandoned).await.is_err(),
+        "it waits, and its caller leaves"
+    );
+    drop(release);
+    gate.await.unwrap().unwrap();
     run(&database, insert(2)).await.unwrap();
-    assert!(count(&database).await <= 2);
+    assert_eq!(count(&database).await, 1);
 }
 
 #[test]
