@@ -9,6 +9,7 @@ mod contract;
 mod crash;
 mod key;
 mod outcome;
+mod protection;
 mod saga;
 mod tx;
 mod value;
@@ -27,6 +28,8 @@ pub use outcome::{
     Answer, CallError, CallFault, Failed, Fault, FaultKind, Never, NotRun, NotRunReason, Outcome, Refusal,
     RefusalRecord, Unknown, UnknownReason, byte_string,
 };
+#[doc(hidden)]
+pub use protection::{Protection, SwitchedOff};
 pub use saga::{
     Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
     StepModel, UndoModel,
