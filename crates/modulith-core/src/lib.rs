@@ -34,7 +34,7 @@ pub use saga::{
     Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
     StepModel, UndoModel,
 };
-pub use tx::{Columns, Snapshot, Statements, Tx};
+pub use tx::{Columns, SAGAS_PER_COMMAND_MAX, Snapshot, Statements, Tx};
 pub use value::{Column, FromRow, Param, Params, Value};
 
 /// Encodes a value in the stored and sent form: MessagePack with field names, so that an older reader skips

@@ -24,6 +24,8 @@ pub trait Saga: Wire {
     const NAME: &'static str;
     /// Raise it when the plan's structure changes; sagas in flight keep theirs.
     const VERSION: u32;
+    /// Sagas of this plan in flight; one more is refused as *not run, overloaded*.
+    const IN_FLIGHT_MAX: usize = 4_096;
     /// The pivot's answer.
     type Answer: Wire;
     fn plan(plan: &mut Plan<Self>) -> Handle<Self, Self::Answer>;
@@ -343,6 +345,7 @@ pub struct PlanModel {
     pub answer: usize,
     /// Equal exactly when the structure is: steps, edges, undos, pivot. The first 8 bytes of a SHA-256.
     pub fingerprint: i64,
+    pub in_flight_max: usize,
     pub encode_input: fn(&dyn Any) -> Result<Vec<u8>, Fault>,
     pub decode_input: fn(&[u8]) -> Result<AnyBox, Fault>,
 }
@@ -376,6 +379,7 @@ impl PlanModel {
                 steps: plan.steps,
                 pivot,
                 answer,
+                in_flight_max: S::IN_FLIGHT_MAX,
                 encode_input: encode_any::<S>,
                 decode_input: decode_any::<S>,
             }),

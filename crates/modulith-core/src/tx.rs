@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 
+use crate::contract::AnyBox;
 use crate::outcome::{Fault, FaultKind};
+use crate::saga::Saga;
 use crate::value::{FromRow, Params, Value};
 
 /// What an engine (SQLite, PostgreSQL, a simulator) gives to [`Tx`] and [`Snapshot`]. Parameters are `$1`,
@@ -36,12 +38,40 @@ pub struct Tx<'a> {
     statements: &'a mut dyn Statements,
     now_ms: i64,
     fault: Option<Fault>,
+    sagas: Vec<(&'static str, AnyBox)>,
 }
+
+/// Sagas that one command may begin: 16.
+pub const SAGAS_PER_COMMAND_MAX: usize = 16;
 
 impl<'a> Tx<'a> {
     /// For engines.
     pub fn new(statements: &'a mut dyn Statements, now_ms: i64) -> Self {
-        Self { statements, now_ms, fault: None }
+        Self { statements, now_ms, fault: None, sagas: Vec::new() }
+    }
+
+    /// The sagas that were begun, by the names of their plans. For engines.
+    pub fn into_sagas(self) -> Vec<(&'static str, AnyBox)> {
+        self.sagas
+    }
+
+    /// Begins a saga of the module in this transaction: it runs once the command has committed, and never if the
+    /// command is refused or fails. Nobody waits for its answer.
+    ///
+    /// The module declares the saga as those that it starts through a client. A repeat of the command's key begins
+    /// nothing more.
+    ///
+    /// # Errors
+    ///
+    /// More than [`SAGAS_PER_COMMAND_MAX`] in one command. A saga that the module did not declare, or for which
+    /// there is no room, fails the command itself.
+    pub fn start_saga<S: Saga>(&mut self, saga: S) -> Result<(), Fault> {
+        if self.sagas.len() == SAGAS_PER_COMMAND_MAX {
+            let message = format!("one command begins at most {SAGAS_PER_COMMAND_MAX} sagas");
+            return self.stick(|_| Err(Fault::new(FaultKind::Limit, message)));
+        }
+        self.sagas.push((S::NAME, Box::new(saga)));
+        Ok(())
     }
 
     /// The fault that ended this transaction, if one did. For engines.

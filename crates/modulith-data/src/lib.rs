@@ -6,9 +6,12 @@
 
 pub mod inbox;
 mod migrate;
+pub mod participant;
 pub mod saga;
 mod session;
 pub mod sqlite;
+mod world;
 
 pub use migrate::{Migration, MigrationError, file_stem};
 pub use session::{ModuleCode, Session};
+pub use world::{Urgency, World};

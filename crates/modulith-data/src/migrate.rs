@@ -33,7 +33,7 @@ pub enum MigrationError {
 }
 
 /// The framework's own tables of a module.
-fn framework_tables(module: &str) -> [String; 4] {
+fn framework_tables(module: &str) -> [String; 5] {
     [
         format!(
             "CREATE TABLE IF NOT EXISTS {module}__inbox (
@@ -48,6 +48,10 @@ fn framework_tables(module: &str) -> [String; 4] {
                 plan text NOT NULL, version bigint NOT NULL, fingerprint bigint NOT NULL, input bytea NOT NULL,
                 state bigint NOT NULL, frontier bigint, attention text, attempts bigint NOT NULL,
                 answer bytea, begun bigint NOT NULL, ended bigint, PRIMARY KEY (src, seq))"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {module}__low_water (
+                src bytea PRIMARY KEY, below bigint NOT NULL, open bytea NOT NULL)"
         ),
         format!("CREATE INDEX IF NOT EXISTS {module}__inbox_expiry ON {module}__inbox (expires_at) WHERE expires_at IS NOT NULL"),
         format!("CREATE INDEX IF NOT EXISTS {module}__saga_open ON {module}__saga (state) WHERE state < 2"),

@@ -1,8 +1,9 @@
 //! What an engine offers to the participant and the coordinator inside one transaction.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use modulith_core::{Fault, FaultKind, Served, ServedMethod, Statements, Tx};
+use modulith_core::{AnyBox, Fault, FaultKind, Served, ServedMethod, Statements, Tx};
+use parking_lot::Mutex;
 
 use crate::inbox::InboxSql;
 
@@ -16,6 +17,14 @@ pub trait Session: Statements {
     fn rollback(&mut self) -> Result<(), Fault>;
     fn now_ms(&self) -> i64;
     fn statements(&mut self) -> &mut dyn Statements;
+    /// Calls `hook` once it is known whether this work stands: with `true` after the sync of its commit, with
+    /// `false` when it was rolled back or its commit failed.
+    fn on_end(&mut self, hook: Box<dyn FnOnce(bool) + Send>);
+}
+
+/// Begins a saga in the transaction of a command.
+pub(crate) trait StartSaga: Send + Sync {
+    fn start(&self, session: &mut dyn Session, plan: &str, input: AnyBox) -> Result<(), Fault>;
 }
 
 /// A module's name and code, as the owner of its database knows it.
@@ -23,11 +32,17 @@ pub struct ModuleCode {
     pub name: Arc<str>,
     pub contracts: Vec<Served>,
     pub(crate) inbox: InboxSql,
+    /// The engine of the module's sagas, if it begins any.
+    starts: Mutex<Option<Weak<dyn StartSaga>>>,
 }
 
 impl ModuleCode {
     pub fn new(name: &str, contracts: Vec<Served>) -> Self {
-        Self { name: name.into(), contracts, inbox: InboxSql::new(name) }
+        Self { name: name.into(), contracts, inbox: InboxSql::new(name), starts: Mutex::new(None) }
+    }
+
+    pub(crate) fn set_starts(&self, starts: Weak<dyn StartSaga>) {
+        *self.starts.lock() = Some(starts);
     }
 
     pub fn method(&self, contract: &str, method: &str) -> Option<&ServedMethod> {
@@ -47,11 +62,26 @@ impl ModuleCode {
         // A panic leaves through here; the engine restores the rights before its next statement.
         let result = code(&mut tx);
         let swallowed = tx.fault().cloned();
+        let sagas = tx.into_sagas();
         session.act_as(None);
         match (result, swallowed) {
             (Ok(_), Some(fault)) => Err(fault),
+            (Ok(done), None) => {
+                for (plan, input) in sagas {
+                    self.start_saga(session, plan, input)?;
+                }
+                Ok(done)
+            }
             (result, _) => result,
         }
+    }
+
+    fn start_saga(&self, session: &mut dyn Session, plan: &str, input: AnyBox) -> Result<(), Fault> {
+        let starts = self.starts.lock().as_ref().and_then(Weak::upgrade);
+        let starts = starts.ok_or_else(|| {
+            Fault::new(FaultKind::Denied, format!("module `{}` begins no saga `{plan}` here", self.name))
+        })?;
+        starts.start(session, plan, input)
     }
 
     /// [`ModuleCode::method`], or a fault that names what is missing.

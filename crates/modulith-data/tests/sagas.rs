@@ -7,7 +7,9 @@ use modulith_core::{
     Answer, Command, ContractModel, Handle, Kind, MethodModel, Never, Outcome, Plan, PlanModel, Refusal,
     Saga, Served, StepKey, Tx, decode,
 };
-use modulith_data::inbox::{self, CommandEnd, EffectStart, Keyed, SealEnd, UndoEnd, body_hash};
+use modulith_data::inbox::{
+    self, CommandEnd, EffectStart, EffectTerms, Keyed, Known, LowWater, SealEnd, UndoEnd, body_hash,
+};
 use modulith_data::saga::{Heard, Modules, Next, Place, Run, RunEnd, SagaId, Walk, run_steps};
 use modulith_data::sqlite::{Database, WriterLimits};
 use modulith_data::{Migration, ModuleCode};
@@ -114,7 +116,7 @@ async fn take(database: &Database, key: StepKey, amount: i64) -> Result<String, 
     let end = database
         .write(None, move |session| {
             let hash = body_hash(&amount.to_le_bytes());
-            let keyed = Keyed { key, request: &amount, hash, fresh: false, expires_at: None };
+            let keyed = Keyed { key, request: &amount, hash, known: Known::ToOthers, expires_at: None };
             let method = pot.expect_method("pot", "take")?;
             Ok(match inbox::command(session, &pot, method, &keyed)? {
                 CommandEnd::Done { .. } => "done".to_owned(),
@@ -123,6 +125,7 @@ async fn take(database: &Database, key: StepKey, amount: i64) -> Result<String, 
                 CommandEnd::Stored(Outcome::Refused(record)) => format!("stored {}", record.code),
                 CommandEnd::Sealed => "sealed".to_owned(),
                 CommandEnd::KeyReused => "key reused".to_owned(),
+                CommandEnd::Expired => "expired".to_owned(),
             })
         })
         .await;
@@ -156,7 +159,7 @@ async fn a_seal_and_a_done_step_exclude_each_other() {
     assert_eq!(seal(never).await.unwrap(), SealEnd::Sealed);
     assert_eq!(take(&database, never, 4).await.unwrap(), "sealed");
     assert_eq!(take(&database, done, 4).await.unwrap(), "done");
-    assert_eq!(seal(done).await.unwrap(), SealEnd::Done);
+    assert!(matches!(seal(done).await.unwrap(), SealEnd::Done(_)));
     let undo = |key| {
         let pot = pot.clone();
         database.write(None, move |session| {
@@ -181,13 +184,14 @@ async fn spend(database: &Database, seq: i64, amount: i64, steps: std::ops::Rang
     let plan = PlanModel::of::<Spend>().unwrap();
     let id = saga(database, seq);
     let end = database.write(None, move |session| {
-        let known = |_: usize| -> Option<&(dyn Any + Send + Sync)> { None };
-        let input = Spend { amount };
-        let run = Run { plan: &plan, id, steps: steps.clone(), input: &input, known: &known, fresh: false };
+        let earlier = |_: usize| -> Option<&(dyn Any + Send + Sync)> { None };
+        let (input, steps) = (Spend { amount }, steps.clone());
+        let run = Run { plan: &plan, id, steps, input: &input, earlier: &earlier, known: Known::ToOthers };
         Ok(match run_steps(session, &modules, &run)? {
             RunEnd::Done(done) => format!("done {}", done.len()),
             RunEnd::Refused { step, record } => format!("refused {step} {}", record.code),
             RunEnd::Sealed { step } => format!("sealed {step}"),
+            RunEnd::Expired => "expired".to_owned(),
         })
     });
     end.await.unwrap()
@@ -277,9 +281,11 @@ fn without_a_certain_answer_the_frontier_is_sealed_first_and_after_the_pivot_nev
         assert!(asked < 100, "a step before the pivot is given up some time");
     }
     assert!(matches!(walk.next(&place), Next::Seal { step: 0, .. }));
-    walk.heard(&Heard::SealFoundDone);
-    assert!(matches!(walk.next(&place), Next::Run { .. }), "done after all: it goes on");
     walk.heard(&Heard::Done(0..1));
+    assert!(
+        matches!(walk.next(&place), Next::Run { steps, .. } if steps == (1..3)),
+        "done after all: it goes on"
+    );
     walk.heard(&Heard::Done(1..2));
     for _ in 0..1000 {
         walk.heard(&Heard::Nothing);
@@ -298,16 +304,15 @@ async fn a_late_attempt_at_an_effect_changes_nothing() {
     let database = open(&folder);
     let (_, pot) = modules();
     let key = saga(&database, 1).key(0);
+    let terms = EffectTerms { window_ms: 60_000, looks_up: false };
     let begin = || {
         let pot = pot.clone();
         database.write(None, move |session| {
-            Ok(match inbox::begin_effect(session, &pot, "charge", &key, b"the same bytes")? {
-                EffectStart::Attempt { attempts, .. } => attempts,
-                _ => 0,
-            })
+            inbox::begin_effect(session, &pot, "charge", &key, b"the same bytes", terms)
         })
     };
-    assert_eq!((begin().await.unwrap(), begin().await.unwrap()), (1, 2));
+    let attempt = EffectStart::Attempt { request: b"the same bytes".to_vec() };
+    assert_eq!((begin().await.unwrap(), begin().await.unwrap()), (attempt.clone(), attempt));
     let (first, late) = (Outcome::Done(vec![1]), Outcome::Done(vec![2]));
     for ended in [first.clone(), late] {
         let module = pot.clone();
@@ -318,5 +323,34 @@ async fn a_late_attempt_at_an_effect_changes_nothing() {
     database.write(None, move |session| inbox::forget_effect(session, &module, &key)).await.unwrap();
     let module = pot.clone();
     let sealed = database.write(None, move |session| inbox::seal(session, &module, &key)).await.unwrap();
-    assert_eq!(sealed, SealEnd::Done, "an effect that happened is not forgotten");
+    assert!(matches!(sealed, SealEnd::Done(_)), "an effect that happened is not forgotten");
+}
+
+/// What is below the mark is deleted, never runs again, and a mark never falls.
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_low_water_mark_nothing_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(&folder);
+    let (_, pot) = modules();
+    let src = saga(&database, 0).src;
+    for seq in 1..=4 {
+        assert_eq!(take(&database, saga(&database, seq).key(0), 1).await.unwrap(), "done");
+    }
+    let raise = |below, open: &[i64]| {
+        let (pot, water) = (pot.clone(), LowWater { below, open: open.to_vec() });
+        database.write(None, move |session| inbox::raise(session, &pot, src, &water))
+    };
+    // Saga 2 has not ended: its row stays, and so does its right to ask.
+    assert_eq!(raise(4, &[2]).await.unwrap(), 2);
+    assert_eq!(take(&database, saga(&database, 1).key(0), 1).await.unwrap(), "expired");
+    assert_eq!(take(&database, saga(&database, 2).key(0), 1).await.unwrap(), "stored 1");
+    assert_eq!(take(&database, saga(&database, 2).key(1), 1).await.unwrap(), "done");
+    assert_eq!(take(&database, saga(&database, 4).key(0), 1).await.unwrap(), "stored 1");
+
+    // It ends. A message that was sent before says otherwise, and is not believed.
+    assert_eq!(raise(4, &[]).await.unwrap(), 2);
+    assert_eq!(raise(4, &[2]).await.unwrap(), 0);
+    assert_eq!(raise(3, &[2]).await.unwrap(), 0);
+    assert_eq!(take(&database, saga(&database, 2).key(2), 1).await.unwrap(), "expired");
+    assert_eq!(pot_and_notes(&database).0, 10 - 5);
 }

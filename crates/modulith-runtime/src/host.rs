@@ -14,6 +14,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use modulith_core::{CallFault, Client, ContractModel, PlanModel};
 use modulith_data::ModuleCode;
+use modulith_data::participant::Participant;
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
@@ -28,15 +29,16 @@ use crate::model::AppModel;
 use crate::module::{Links, Module};
 use crate::placement::{self, PlacementError};
 use crate::remote::{Answers, Peers, RemoteLink, about, admit};
-use crate::sagas::{SagaLink, Sagas};
+use crate::sagas::{Driven, Sagas};
 use crate::topology::{Problems, Topology};
+use crate::world::Surroundings;
 
 /// The paths of the framework's own health endpoints.
 pub(crate) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// How often a failed database is looked for.
 const BROKEN_EVERY: Duration = Duration::from_millis(100);
 /// How often keys and sagas whose retention is over are deleted.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -184,13 +186,7 @@ impl Host {
             .map(|module| Arc::new(ModuleCode::new(module.name, std::mem::take(&mut module.serves))))
             .collect();
         let process_keys = Arc::new(ProcessKeys::new());
-        let hosted = Arc::new(Hosted {
-            database: database.clone(),
-            modules: Modules::new(&codes),
-            plans,
-            keys: process_keys.clone(),
-        });
-
+        let modules = Modules::new(&codes);
         let needs: Vec<ContractModel> =
             hosted_modules.iter().flat_map(|module| module.needs.clone()).collect();
         let serves: Vec<ContractModel> = codes
@@ -205,7 +201,10 @@ impl Host {
             token: Secret::new(keys.internal.expose()),
             about,
         };
-        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &hosted, &hello, &admit));
+        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
+        let world = Arc::new(Surroundings { database: database.clone(), peers: peers.clone() });
+        let participant = Arc::new(Participant::new(world, modules, plans));
+        let hosted = Arc::new(Hosted { database: database.clone(), participant, keys: process_keys.clone() });
 
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
         let (mut routers, sagas) =
@@ -240,7 +239,7 @@ impl Host {
     fn begin_background(
         &self,
         peers: Arc<Peers>,
-        sagas: Vec<Arc<Sagas>>,
+        sagas: Vec<Driven>,
         hosted: Arc<Hosted>,
         health: Arc<Health>,
     ) {
@@ -256,7 +255,10 @@ impl Host {
             async move {
                 for sagas in &sagas {
                     if let Err(fault) = sagas.sweep().await {
-                        tracing::error!(module = sagas.module(), "cannot look up unfinished sagas: {fault}");
+                        tracing::error!(
+                            module = sagas.sagas.module(),
+                            "cannot look up unfinished sagas: {fault}"
+                        );
                         return;
                     }
                 }
@@ -267,10 +269,10 @@ impl Host {
             let mut ticks = tokio::time::interval(PRUNE_EVERY);
             loop {
                 ticks.tick().await;
-                if let Err(fault) = hosted.prune_keys().await {
+                if let Err(fault) = hosted.participant.prune().await {
                     tracing::warn!("cannot prune keys: {fault}");
                 }
-                for sagas in &sagas {
+                for Driven { sagas, .. } in &sagas {
                     if let Err(fault) = sagas.prune().await {
                         tracing::warn!(module = sagas.module(), "cannot prune sagas: {fault}");
                     }
@@ -350,7 +352,7 @@ fn connect_peers(
     topology: &Topology,
     data: &Path,
     needs: &[ContractModel],
-    hosted: &Hosted,
+    hosted: &Modules,
     hello: &Hello,
     admit: &modulith_transport::Admit,
 ) -> Peers {
@@ -358,7 +360,7 @@ fn connect_peers(
     let mut of_contract = BTreeMap::new();
     for contract in needs.iter().map(|need| need.name).collect::<BTreeSet<_>>() {
         let provider = model.provider(contract).and_then(|module| topology.service_of(module.name));
-        let Some(service) = provider.filter(|_| hosted.modules.of(contract).is_none()) else {
+        let Some(service) = provider.filter(|_| hosted.of(contract).is_none()) else {
             continue;
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
@@ -382,19 +384,24 @@ fn build_modules(
     keys: &Arc<ProcessKeys>,
     secrets: &Keys,
     walks: &TaskTracker,
-) -> (Routers, Vec<Arc<Sagas>>) {
+) -> (Routers, Vec<Driven>) {
     let mut routers = Routers::new();
     let mut all_sagas = Vec::new();
     for module in modules {
         let plans: BTreeMap<_, _> = (module.plans.iter())
-            .filter_map(|entry| hosted.plans.get(entry.name).map(|plan| (entry.name, plan.clone())))
+            .filter_map(|entry| {
+                hosted.participant.plans().get(entry.name).map(|plan| (entry.name, plan.clone()))
+            })
             .collect();
-        let sagas = (!plans.is_empty())
-            .then(|| Sagas::new(module.name, hosted.clone(), peers.clone(), plans, walks.clone()));
+        let driven = (!plans.is_empty()).then(|| {
+            let identity = hosted.database.identity();
+            let (sagas, started) = Sagas::new(module.name, &identity, hosted.participant.clone(), &plans);
+            Driven::new(sagas, started, walks.clone())
+        });
         let links = Links {
             module: module.name,
             clients: clients(&module, hosted, peers, keys),
-            sagas: sagas.clone().map(|sagas| Arc::new(SagaLink(sagas)) as _),
+            sagas: driven.clone().map(|driven| Arc::new(driven) as _),
             plans: module.plans.iter().map(|entry| entry.saga).collect(),
             session_keys: secrets.sessions.clone(),
         };
@@ -407,7 +414,7 @@ fn build_modules(
             let router = finish(Router::new().nest(&prefix, routes(&links)));
             routers.push((prefix, router));
         }
-        all_sagas.extend(sagas);
+        all_sagas.extend(driven);
     }
     (routers, all_sagas)
 }
@@ -419,7 +426,7 @@ fn clients(
     peers: &Arc<Peers>,
     keys: &Arc<ProcessKeys>,
 ) -> BTreeMap<&'static str, Client> {
-    let own = hosted.modules.all().into_iter().filter(|code| &*code.name == module.name);
+    let own = hosted.modules().all().into_iter().filter(|code| &*code.name == module.name);
     let own: Vec<&'static str> = own
         .flat_map(|code| code.contracts.iter().map(|served| served.contract.name).collect::<Vec<_>>())
         .collect();
@@ -440,7 +447,7 @@ fn clients(
 }
 
 /// What every service answers beside its modules: health, and the state of its sagas for operators.
-fn framework_routes(health: Arc<Health>, sagas: Vec<Arc<Sagas>>) -> Routers {
+fn framework_routes(health: Arc<Health>, sagas: Vec<Driven>) -> Routers {
     let alive = finish(Router::new().route("/healthz", get(|| async { "alive\n" })));
     let ready =
         finish(Router::new().route("/readyz", get(move || std::future::ready(readiness(health.missing())))));
@@ -466,7 +473,7 @@ pub(crate) struct SagaCounts {
     pub(crate) attention: i64,
 }
 
-fn saga_counts(sagas: &[Arc<Sagas>]) -> axum::response::Response {
+fn saga_counts(sagas: &[Driven]) -> axum::response::Response {
     let mut counts = SagaCounts::default();
     for sagas in sagas {
         match sagas.counts() {

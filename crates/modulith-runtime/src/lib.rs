@@ -19,11 +19,12 @@ mod sagas;
 mod supervisor;
 pub mod topology;
 mod wire;
+mod world;
 
 /// The runtime's numbers; those of the writer, the edge and the transport stand there.
 pub mod limits {
-    pub use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, EFFECT_TIME_MAX, EFFECT_WINDOW_MS};
-    pub use crate::sagas::SAGAS_IN_FLIGHT_MAX;
+    pub use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS};
+    pub use crate::world::EFFECT_TIME_MAX;
     pub use modulith_data::inbox::ANSWER_BYTES_MAX;
     pub use modulith_data::saga::SAGAS_KEPT_MS;
 }

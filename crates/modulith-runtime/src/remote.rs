@@ -9,6 +9,7 @@ use modulith_core::{
     RemoteCalls, Unknown, UnknownReason, decode, encode,
 };
 use modulith_data::inbox::body_hash;
+use modulith_data::saga::{Ask as SagaAsk, Asked};
 use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Peer, Priority, Rejection};
 
 use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, Hosted, ProcessKeys, client_step_key};
@@ -262,8 +263,9 @@ impl Answers {
         let undeclared = |contract: &&str| !about.needs.iter().any(|need| need.name == *contract);
         let missing = match ask {
             // A run's contracts are those of its steps. A plan that is not known here is answered as such.
-            Ask::Run { plan, first, last, .. } => {
-                let steps = self.hosted.plans.get(&**plan).and_then(|plan| plan.steps.get(*first..*last));
+            Ask::Saga(Asked { ask: SagaAsk::Run { plan, first, last, .. }, .. }) => {
+                let plans = self.hosted.participant.plans();
+                let steps = plans.get(&**plan).and_then(|plan| plan.steps.get(*first..*last));
                 steps.unwrap_or_default().iter().map(|step| step.contract).find(undeclared)
             }
             _ => ask.contract().filter(undeclared),

@@ -2,9 +2,9 @@
 //!
 //! MessagePack with field names, so that a field added with a default is read by old and new.
 
-use modulith_core::{NotRun, Outcome, Principal, RefusalRecord, StepKey, Unknown};
-use modulith_data::inbox::{BodyHash, SealEnd, UndoEnd};
-use modulith_data::saga::SagaId;
+use modulith_core::{NotRun, Outcome, Principal, StepKey, Unknown};
+use modulith_data::inbox::BodyHash;
+use modulith_data::saga::{Asked, Told as SagaTold};
 use serde::{Deserialize, Serialize};
 
 /// One call.
@@ -41,59 +41,17 @@ pub(crate) enum Ask {
         #[serde(with = "modulith_core::byte_string")]
         request: Vec<u8>,
     },
-    /// One command step of a saga.
-    Step {
-        contract: String,
-        method: String,
-        key: StepKey,
-        #[serde(with = "modulith_core::byte_string")]
-        request: Vec<u8>,
-    },
-    /// Several command steps as one transaction. The callee makes the requests itself, from the plan.
-    Run {
-        plan: String,
-        version: u32,
-        fingerprint: i64,
-        id: SagaId,
-        first: usize,
-        last: usize,
-        #[serde(with = "modulith_core::byte_string")]
-        input: Vec<u8>,
-        /// Of the steps before, as far as known.
-        answers: Vec<Option<Bytes>>,
-    },
-    /// One effect step of a saga.
-    Effect {
-        contract: String,
-        method: String,
-        key: StepKey,
-        #[serde(with = "modulith_core::byte_string")]
-        request: Vec<u8>,
-    },
-    Seal {
-        contract: String,
-        key: StepKey,
-    },
-    /// `contract` and `method` are the undo's; `key` is the step's.
-    Undo {
-        contract: String,
-        method: String,
-        key: StepKey,
-        by_key: bool,
-    },
+    /// Under a saga's keys.
+    Saga(Asked),
 }
 
 impl Ask {
     pub(crate) fn contract(&self) -> Option<&str> {
         match self {
-            Ask::Query { contract, .. }
-            | Ask::Command { contract, .. }
-            | Ask::Call { contract, .. }
-            | Ask::Step { contract, .. }
-            | Ask::Effect { contract, .. }
-            | Ask::Seal { contract, .. }
-            | Ask::Undo { contract, .. } => Some(contract),
-            Ask::Run { .. } => None,
+            Ask::Query { contract, .. } | Ask::Command { contract, .. } | Ask::Call { contract, .. } => {
+                Some(contract)
+            }
+            Ask::Saga(asked) => asked.ask.contract(),
         }
     }
 }
@@ -102,26 +60,10 @@ impl Ask {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Told {
     Outcome(Outcome),
-    /// The answers of a run's steps.
-    Steps(Vec<Bytes>),
-    Refused {
-        step: usize,
-        record: RefusalRecord,
-    },
-    Sealed {
-        step: usize,
-    },
-    /// The callee has no plan of that name, version and structure.
-    PlanUnknown,
-    Seal(SealEnd),
-    Undo(UndoEnd),
+    Saga(SagaTold),
     NotRun(NotRun),
     Unknown(Unknown),
 }
-
-/// Bytes as MessagePack's binary type where a field attribute cannot say so.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Bytes(#[serde(with = "modulith_core::byte_string")] pub(crate) Vec<u8>);
 
 /// What a service says about itself in the handshake.
 #[derive(Serialize, Deserialize)]

@@ -1,12 +1,38 @@
-//! The coordinator: what it records, how a run executes, and the walk over a plan.
+//! The coordinator: what it records, how a run executes, the walk over a plan and who drives it.
 //!
 //! The participants are the log. The coordinator records that a saga began, that it turned back, and how it
 //! ended; after a crash it walks the plan again and every finished step answers from its inbox.
 
+mod ask;
+mod drive;
+mod local;
+mod numbers;
 mod run;
+mod sagas;
 mod table;
 mod walk;
 
+use std::sync::Arc;
+
+use modulith_core::{AnyBox, ClientKey};
+
+pub use ask::{Ask, Asked, Bytes, Told};
+pub use drive::Drive;
 pub use run::{Modules, Run, RunEnd, SagaId, StepDone, run_steps};
+pub use sagas::{Answered, ResumeError, Sagas, WALKS_MAX};
 pub use table::{Begun, NewSaga, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
 pub use walk::{Heard, Next, Place, Walk};
+
+/// A saga's input and the answers known so far. Cheap to clone into the writer's thread.
+#[derive(Clone)]
+struct Facts {
+    input: Arc<AnyBox>,
+    answers: Vec<Option<Arc<StepDone>>>,
+}
+
+/// What is recorded with the first run: the saga's row.
+#[derive(Clone)]
+struct Begin {
+    input: Arc<Vec<u8>>,
+    key: Option<ClientKey>,
+}

@@ -11,7 +11,7 @@ use modulith_core::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::inbox::{self, CommandEnd, Keyed, body_hash};
+use crate::inbox::{self, BodyHash, CommandEnd, Keyed, Known, body_hash};
 use crate::session::{ModuleCode, Session};
 
 /// Which saga: the coordinator's database and its number there.
@@ -81,8 +81,15 @@ pub struct StepDone {
 /// were there before stay.
 pub enum RunEnd {
     Done(Vec<StepDone>),
-    Refused { step: usize, record: RefusalRecord },
-    Sealed { step: usize },
+    Refused {
+        step: usize,
+        record: RefusalRecord,
+    },
+    Sealed {
+        step: usize,
+    },
+    /// The saga is below its coordinator's low-water mark.
+    Expired,
 }
 
 /// Consecutive command steps of one saga, to be executed as one transaction.
@@ -93,9 +100,8 @@ pub struct Run<'a> {
     /// The saga's input.
     pub input: &'a dyn Any,
     /// The answers of the steps before.
-    pub known: &'a dyn Fn(usize) -> Option<&'a (dyn Any + Send + Sync)>,
-    /// The saga begins in this very transaction, so that nobody else can know its keys.
-    pub fresh: bool,
+    pub earlier: &'a dyn Fn(usize) -> Option<&'a (dyn Any + Send + Sync)>,
+    pub known: Known,
 }
 
 /// Executes a run, replaying the steps that are already in their inbox. After a refusal or a seal the work is
@@ -105,7 +111,7 @@ pub struct Run<'a> {
 ///
 /// A fault: nothing of it stands.
 pub fn run_steps(session: &mut dyn Session, modules: &Modules, run: &Run<'_>) -> Result<RunEnd, Fault> {
-    let Run { plan, id, steps, input, known, fresh } = run;
+    let Run { plan, id, steps, input, earlier, known } = run;
     let first = steps.start;
     let mut done: Vec<StepDone> = Vec::with_capacity(steps.len());
     for step in steps.clone() {
@@ -113,13 +119,17 @@ pub fn run_steps(session: &mut dyn Session, modules: &Modules, run: &Run<'_>) ->
         modulith_core::crash_point(|| format!("{}:{}:in-transaction", plan.name, model.name));
         let request = model.request(*input, |needed| match needed.checked_sub(first) {
             Some(here) => done.get(here).map(|step| step.answer.as_ref()),
-            None => known(needed),
+            None => earlier(needed),
         })?;
         let module = modules.expect(model.contract)?;
         let method = module.expect_method(model.contract, model.method)?;
-        let hash = body_hash(&(model.codec.encode_request)(request.as_ref())?);
+        // Without a row there is nothing that a hash could stand beside.
+        let hash = match known {
+            Known::ToNobodyEver => BodyHash::default(),
+            _ => body_hash(&(model.codec.encode_request)(request.as_ref())?),
+        };
         let keyed =
-            Keyed { key: id.key(step), request: request.as_ref(), hash, fresh: *fresh, expires_at: None };
+            Keyed { key: id.key(step), request: request.as_ref(), hash, known: *known, expires_at: None };
         match inbox::command(session, module, method, &keyed)? {
             CommandEnd::Done { answer, stored } => done.push(StepDone { answer, stored }),
             CommandEnd::Stored(Outcome::Done(stored)) => {
@@ -134,6 +144,10 @@ pub fn run_steps(session: &mut dyn Session, modules: &Modules, run: &Run<'_>) ->
             CommandEnd::Sealed => {
                 session.rollback()?;
                 return Ok(RunEnd::Sealed { step });
+            }
+            CommandEnd::Expired => {
+                session.rollback()?;
+                return Ok(RunEnd::Expired);
             }
             CommandEnd::KeyReused => return Err(key_reused(plan, model)),
         }

@@ -16,6 +16,7 @@ pub struct SagaTable {
     end: String,
     answer: String,
     attempt: String,
+    survived: String,
     attention: String,
     open: String,
     counts: String,
@@ -107,6 +108,7 @@ impl SagaTable {
             end: format!("UPDATE {module}__saga SET state = $3, answer = $4, ended = $5, attention = NULL {key}"),
             answer: format!("UPDATE {module}__saga SET answer = $3 {key}"),
             attempt: format!("UPDATE {module}__saga SET attempts = attempts + 1 {key}"),
+            survived: format!("UPDATE {module}__saga SET attempts = 0 {key}"),
             attention: format!("UPDATE {module}__saga SET attention = $3 {key}"),
             open: format!(
                 "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
@@ -116,9 +118,13 @@ impl SagaTable {
                 "SELECT count(*), coalesce(sum(CASE WHEN attention IS NULL THEN 0 ELSE 1 END), 0)
                  FROM {module}__saga WHERE state < {DONE}"
             ),
+            // The oldest numbers are looked at, which are those that ended first, but for a few; so no index on
+            // the end has to be kept up by every saga.
             prune: format!(
                 "DELETE FROM {module}__saga WHERE (src, seq) IN
-                 (SELECT src, seq FROM {module}__saga WHERE state >= {DONE} AND ended < $1 LIMIT {PRUNED_AT_ONCE})"
+                 (SELECT src, seq FROM (SELECT src, seq, state, ended FROM {module}__saga
+                                        ORDER BY src, seq LIMIT {PRUNED_AT_ONCE}) AS oldest
+                  WHERE state >= {DONE} AND ended < $1)"
             ),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &identity.secret),
         }
@@ -218,6 +224,11 @@ impl SagaTable {
     /// Counts a walk before it begins, so that a saga which kills its process does not kill it for ever.
     pub fn attempt(&self, session: &mut dyn Session, id: SagaId) -> Result<(), Fault> {
         execute(session, &self.attempt, (id.src, id.seq)).map(drop)
+    }
+
+    /// Begins the count anew: the process has survived what the walk does.
+    pub fn survived(&self, session: &mut dyn Session, id: SagaId) -> Result<(), Fault> {
+        execute(session, &self.survived, (id.src, id.seq)).map(drop)
     }
 
     /// Marks a saga for a person to look at, with the reason. It goes on being tried.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use modulith_core::{PlanModel, StepKind, StepModel, UndoModel};
+use modulith_core::{PlanModel, Protection, StepKind, StepModel, UndoModel};
 
 /// Where a step's data lives, as far as fusing is concerned: steps at equal places share a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +46,8 @@ pub enum Heard {
     Refused(usize),
     /// This step is sealed and will never run.
     Sealed(usize),
-    /// The step that was to be sealed is done after all.
-    SealFoundDone,
     /// The step that was to be sealed may have happened outside, and has to be resolved.
-    SealFoundStarted,
+    Started,
     /// No certain answer: not run, or unknown.
     Nothing,
     /// The turn is on disk.
@@ -135,10 +133,24 @@ impl Walk {
         }
     }
 
+    /// Goes forward no more, if the pivot is not done: the frontier is sealed, and what lies before it undone.
+    pub fn turn_back(&mut self) {
+        if self.phase != Phase::Running || (self.pivot_is_done() && Protection::PivotIsFinal.is_on()) {
+            return;
+        }
+        self.tries = 0;
+        self.phase = match Protection::Seal.is_on() {
+            true => Phase::Sealing,
+            false => Phase::Turning { frontier: self.done },
+        };
+    }
+
     pub fn heard(&mut self, heard: &Heard) {
         match (heard, self.phase) {
-            (Heard::Done(steps), Phase::Running) if steps.start == self.done => {
+            // Also of the step that was to be sealed: then the abort is off.
+            (Heard::Done(steps), Phase::Running | Phase::Sealing) if steps.start == self.done => {
                 self.done = steps.end;
+                self.phase = Phase::Running;
                 self.tries = 0;
             }
             (Heard::Refused(step) | Heard::Sealed(step), Phase::Running | Phase::Sealing)
@@ -147,7 +159,7 @@ impl Walk {
                 self.phase = Phase::Turning { frontier: *step };
                 self.tries = 0;
             }
-            (Heard::SealFoundDone | Heard::SealFoundStarted, Phase::Sealing) => {
+            (Heard::Started, Phase::Sealing) => {
                 self.phase = Phase::Running;
                 self.tries = 0;
             }
@@ -164,9 +176,8 @@ impl Walk {
             // Nothing certain, or something that does not fit: try again, or turn back where that is allowed.
             (_, Phase::Running) => {
                 self.tries += 1;
-                if self.tries >= TRIES_MAX && !self.pivot_is_done() {
-                    self.phase = Phase::Sealing;
-                    self.tries = 0;
+                if self.tries >= TRIES_MAX {
+                    self.turn_back();
                 }
             }
             (_, _) => self.tries += 1,

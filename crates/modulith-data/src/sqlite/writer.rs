@@ -202,8 +202,26 @@ pub(super) fn run(connection: &Connection, guard: &Guard, queue: &Queue) {
 
 /// What became of one piece of work within its batch.
 enum Ran {
-    Ok,
+    Ok(Hooks),
     Failed(CallFault),
+}
+
+/// What waits to hear whether a piece of work stands. Dropped, it hears that it does not.
+#[derive(Default)]
+struct Hooks(Vec<Box<dyn FnOnce(bool) + Send>>);
+
+impl Hooks {
+    fn end(&mut self, committed: bool) {
+        for hook in self.0.drain(..) {
+            hook(committed);
+        }
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        self.end(false);
+    }
 }
 
 /// Runs one batch and answers it. `Err` when the database cannot be used any more.
@@ -217,13 +235,14 @@ fn commit(
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
             let reason = format!("cannot begin: {error}");
-            answer(ran.into_iter().chain(batch.drain(..).map(|job| (job, Ran::Ok))), || {
-                Err(NotRun::new(NotRunReason::Fault, reason.clone()).into())
-            });
+            answer(
+                ran.into_iter().chain(batch.drain(..).map(|job| (job, Ran::Ok(Hooks::default())))),
+                || Err(NotRun::new(NotRunReason::Fault, reason.clone()).into()),
+            );
             return if is_passing(&error) { Ok(()) } else { Err(reason) };
         }
         let began = Instant::now();
-        let mut session = WriteSession { rights: Rights::new(connection, guard), now_ms: now_ms() };
+        let mut session = WriteSession::new(Rights::new(connection, guard));
         while let Some(mut job) = batch.pop_front() {
             let outcome = run_one(&mut session, job.as_mut(), began);
             if connection.is_autocommit() {
@@ -236,7 +255,7 @@ fn commit(
                 })));
                 for (neighbour, outcome) in ran.drain(..).rev() {
                     match outcome {
-                        Ran::Ok => batch.push_front(neighbour),
+                        Ran::Ok(_) => batch.push_front(neighbour),
                         Ran::Failed(fault) => neighbour.finish(Err(fault)),
                     }
                 }
@@ -276,7 +295,11 @@ fn commit(
 fn answer(ran: impl Iterator<Item = (Box<dyn Job>, Ran)>, fate: impl Fn() -> Result<(), CallFault>) {
     for (job, outcome) in ran {
         match outcome {
-            Ran::Ok => job.finish(fate()),
+            Ran::Ok(mut hooks) => {
+                let fate = fate();
+                hooks.end(fate.is_ok());
+                job.finish(fate);
+            }
             Ran::Failed(fault) => job.finish(Err(fault)),
         }
     }
@@ -301,10 +324,11 @@ fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> R
     session.rights.act_as(None);
     let result = catch_unwind(AssertUnwindSafe(|| job.run(session)));
     session.rights.act_as(None);
+    let hooks = std::mem::take(&mut session.hooks);
     if connection.is_autocommit() {
         return match result {
             Ok(Err(fault)) => not_run(fault.into()),
-            _ => Ran::Ok,
+            _ => Ran::Ok(Hooks::default()),
         };
     }
     let result = match result {
@@ -320,7 +344,7 @@ fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> R
         Err(_) => session.rollback_savepoint().and_then(|()| control(connection, "RELEASE work")),
     };
     match (result, end) {
-        (Ok(()), Ok(())) => Ran::Ok,
+        (Ok(()), Ok(())) => Ran::Ok(hooks),
         (Err(fault), _) => not_run(fault.into()),
         (Ok(()), Err(error)) => not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}"))),
     }
@@ -365,9 +389,15 @@ pub(super) fn now_ms() -> i64 {
 struct WriteSession<'c> {
     rights: Rights<'c>,
     now_ms: i64,
+    /// Of the piece of work that runs.
+    hooks: Hooks,
 }
 
-impl WriteSession<'_> {
+impl<'c> WriteSession<'c> {
+    fn new(rights: Rights<'c>) -> Self {
+        Self { rights, now_ms: now_ms(), hooks: Hooks::default() }
+    }
+
     fn rollback_savepoint(&mut self) -> rusqlite::Result<()> {
         control(self.rights.connection, "ROLLBACK TO work")
     }
@@ -392,6 +422,7 @@ impl Session for WriteSession<'_> {
         self.rights.act_as(module);
     }
     fn rollback(&mut self) -> Result<(), Fault> {
+        self.hooks.end(false);
         self.rollback_savepoint().map_err(|error| Fault::new(FaultKind::Lost, format!("rollback: {error}")))
     }
     fn now_ms(&self) -> i64 {
@@ -399,6 +430,9 @@ impl Session for WriteSession<'_> {
     }
     fn statements(&mut self) -> &mut dyn Statements {
         self
+    }
+    fn on_end(&mut self, hook: Box<dyn FnOnce(bool) + Send>) {
+        self.hooks.0.push(hook);
     }
 }
 
@@ -411,7 +445,7 @@ pub(super) fn with_setup_session<T, E>(
 ) -> Result<T, E> {
     control(connection, "BEGIN IMMEDIATE").map_err(&failed)?;
     control(connection, "SAVEPOINT work").map_err(&failed)?;
-    let mut session = WriteSession { rights: Rights::new(connection, guard).migrating(), now_ms: now_ms() };
+    let mut session = WriteSession::new(Rights::new(connection, guard).migrating());
     match setup(&mut session) {
         Ok(done) => {
             control(connection, "RELEASE work").map_err(&failed)?;

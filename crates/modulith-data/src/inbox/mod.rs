@@ -6,11 +6,17 @@
 use std::any::Any;
 
 use modulith_core::{
-    AnyBox, Columns, Fault, FaultKind, FromRow, Outcome, Params, Ran, RefusalRecord, ServedMethod, StepKey,
-    Value, decode, encode,
+    AnyBox, Columns, Fault, FaultKind, FromRow, Origin, Outcome, Params, Protection, Ran, RefusalRecord,
+    ServedMethod, StepKey, Value, decode, encode,
 };
 use ring::digest;
 use serde::{Deserialize, Serialize};
+
+mod effect;
+mod water;
+
+pub use effect::{EffectStart, EffectTerms, begin_effect, end_effect, forget_effect, renew_effect};
+pub use water::{LowWater, OPEN_BELOW_MAX, raise};
 
 use crate::session::{ModuleCode, Session};
 
@@ -30,12 +36,16 @@ pub fn body_hash(request: &[u8]) -> BodyHash {
 /// The statements of one module's inbox, written once.
 pub(crate) struct InboxSql {
     claim: String,
+    claim_above: String,
     insert: String,
     finish: String,
+    overwrite: String,
     find: String,
     attempt: String,
+    renew: String,
     forget: String,
     prune: String,
+    water: water::WaterSql,
 }
 
 impl InboxSql {
@@ -46,17 +56,28 @@ impl InboxSql {
         let insert = format!("INSERT INTO {module}__inbox ({columns}) VALUES {values}");
         Self {
             claim: format!("{insert} ON CONFLICT DO NOTHING"),
+            claim_above: format!(
+                "INSERT INTO {module}__inbox ({columns}) SELECT {}
+                 WHERE NOT EXISTS (SELECT 1 FROM {module}__low_water WHERE src = $1 AND below > $2)
+                 ON CONFLICT DO NOTHING",
+                values.trim_matches(['(', ')'])
+            ),
             insert,
             finish: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key} AND state = 0"),
+            overwrite: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key}"),
             find: format!(
-                "SELECT state, body_hash, request, answer, attempts, first_at FROM {module}__inbox WHERE {key}"
+                "SELECT state, body_hash, request, answer, first_at FROM {module}__inbox WHERE {key}"
             ),
             attempt: format!("UPDATE {module}__inbox SET attempts = attempts + 1 WHERE {key}"),
+            renew: format!(
+                "UPDATE {module}__inbox SET attempts = attempts + 1, first_at = $6 WHERE {key} AND state = 0"
+            ),
             forget: format!("DELETE FROM {module}__inbox WHERE {key} AND state = 0 AND attempts = 1"),
             prune: format!(
                 "DELETE FROM {module}__inbox WHERE (src, seq, step, dir, origin) IN
                  (SELECT src, seq, step, dir, origin FROM {module}__inbox WHERE expires_at < $1 LIMIT {PRUNED_AT_ONCE})"
             ),
+            water: water::WaterSql::new(module),
         }
     }
 }
@@ -76,13 +97,12 @@ struct Row {
     body_hash: Vec<u8>,
     request: Option<Vec<u8>>,
     answer: Option<Vec<u8>>,
-    attempts: i64,
     first_at: i64,
 }
 
 impl FromRow for Row {
     fn from_row(row: &dyn Columns) -> Result<Self, Fault> {
-        let (state, body_hash, request, answer, attempts, first_at) = FromRow::from_row(row)?;
+        let (state, body_hash, request, answer, first_at) = FromRow::from_row(row)?;
         let state = match state {
             0_i64 => RowState::Started,
             1 => RowState::Done,
@@ -95,7 +115,7 @@ impl FromRow for Row {
                 ));
             }
         };
-        Ok(Self { state, body_hash, request, answer, attempts, first_at })
+        Ok(Self { state, body_hash, request, answer, first_at })
     }
 }
 
@@ -158,6 +178,37 @@ fn insert(session: &mut dyn Session, sql: &str, key: &StepKey, row: &NewRow<'_>)
     with_key(key, &more, |values| session.execute(sql, values)).map(|changed| changed == 1)
 }
 
+/// What a claim of a key met.
+enum Claimed {
+    New,
+    Met(Row),
+    /// The key is below the low-water mark: its saga has ended, and what stood here is gone.
+    Expired,
+}
+
+/// Writes the first row of a key, before anything is read: on an engine with true concurrency a read of the inbox
+/// makes false conflicts, and two repeats must not both run.
+fn claim(
+    session: &mut dyn Session,
+    module: &ModuleCode,
+    key: &StepKey,
+    row: &NewRow<'_>,
+) -> Result<Claimed, Fault> {
+    let marked = key.origin == Origin::Saga && Protection::LowWater.is_on();
+    let sql = if marked { &module.inbox.claim_above } else { &module.inbox.claim };
+    if insert(session, sql, key, row)? {
+        return Ok(Claimed::New);
+    }
+    if let Some(row) = find(session, module, key)? {
+        return Ok(Claimed::Met(row));
+    }
+    // The mark has passed the key. Sagas that are open below the mark are listed beside it.
+    if water::is_open(session, module, key)? && insert(session, &module.inbox.claim, key, row)? {
+        return Ok(Claimed::New);
+    }
+    Ok(Claimed::Expired)
+}
+
 /// How a command under a key ended.
 pub enum CommandEnd {
     /// It ran now. The answer, typed and as it was stored.
@@ -170,6 +221,19 @@ pub enum CommandEnd {
     Sealed,
     /// The key belongs to another request.
     KeyReused,
+    /// The key is below the low-water mark: it never runs again, and what it answered is gone.
+    Expired,
+}
+
+/// Who may know a key, which decides what is written under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Others: the row is claimed before the command runs.
+    ToOthers,
+    /// Nobody yet, since it was made in this very transaction: the row is written once, with the answer.
+    ToNobodyYet,
+    /// Nobody ever, since its saga begins and ends in this very transaction: no row is written.
+    ToNobodyEver,
 }
 
 /// A command and the key it runs under.
@@ -177,8 +241,7 @@ pub struct Keyed<'a> {
     pub key: StepKey,
     pub request: &'a dyn Any,
     pub hash: BodyHash,
-    /// Nobody else can know the key yet: it was made in this very transaction.
-    pub fresh: bool,
+    pub known: Known,
     pub expires_at: Option<i64>,
 }
 
@@ -202,26 +265,35 @@ pub fn command(
         answer,
         expires_at: keyed.expires_at,
     };
-    // The claim comes before any read: on an engine with true concurrency a read of the inbox makes false
-    // conflicts, and two repeats must not both run.
-    if !keyed.fresh && !insert(session, &module.inbox.claim, &keyed.key, &row(RowState::Started, None))? {
-        return repeat(session, module, keyed);
+    let claims = keyed.known == Known::ToOthers && Protection::ClaimFirst.is_on();
+    if claims {
+        match claim(session, module, &keyed.key, &row(RowState::Started, None))? {
+            Claimed::New => {}
+            Claimed::Met(row) => return repeat(row, keyed),
+            Claimed::Expired => return Ok(CommandEnd::Expired),
+        }
     }
     match module.with_tx(session, |tx| run.run(tx, keyed.request))? {
         Ran::Done(answer) => {
             let stored = (method.codec.encode_answer)(answer.as_ref())?;
             limit(method.name, &stored)?;
-            if keyed.fresh {
-                insert(session, &module.inbox.insert, &keyed.key, &row(RowState::Done, Some(&stored)))?;
-            } else {
+            if claims {
                 finish(session, module, &keyed.key, RowState::Done, &stored)?;
+            } else if keyed.known != Known::ToNobodyEver {
+                insert(session, &module.inbox.insert, &keyed.key, &row(RowState::Done, Some(&stored)))?;
             }
             Ok(CommandEnd::Done { answer, stored })
         }
         Ran::Refused(refusal) => {
             let record = (method.codec.record_refusal)(refusal.as_ref())?;
-            session.rollback()?;
-            store_refusal(session, module, method.name, keyed, &record)?;
+            if Protection::RefusalRollsBack.is_on() {
+                session.rollback()?;
+            } else if claims {
+                forget(session, module, &keyed.key)?;
+            }
+            if keyed.known != Known::ToNobodyEver && Protection::StoredRefusal.is_on() {
+                store_refusal(session, module, method.name, keyed, &record)?;
+            }
             Ok(CommandEnd::Refused(refusal, record))
         }
     }
@@ -275,12 +347,10 @@ pub(crate) fn store_refusal(
     insert(session, &module.inbox.insert, &keyed.key, &row).map(drop)
 }
 
-fn repeat(session: &mut dyn Session, module: &ModuleCode, keyed: &Keyed<'_>) -> Result<CommandEnd, Fault> {
-    let row = find(session, module, &keyed.key)?
-        .ok_or_else(|| Fault::new(FaultKind::Statement, "a claim was refused and the row it met is gone"))?;
+fn repeat(row: Row, keyed: &Keyed<'_>) -> Result<CommandEnd, Fault> {
     match row.state {
         RowState::Sealed => Ok(CommandEnd::Sealed),
-        _ if row.body_hash != keyed.hash => Ok(CommandEnd::KeyReused),
+        _ if row.body_hash != keyed.hash && Protection::BodyHash.is_on() => Ok(CommandEnd::KeyReused),
         RowState::Started => {
             Err(Fault::new(FaultKind::Statement, "a command's claim was committed without an answer"))
         }
@@ -304,8 +374,14 @@ fn finish(
     state: RowState,
     answer: &[u8],
 ) -> Result<(), Fault> {
+    let stands = Protection::FirstOutcomeStands.is_on();
+    let sql = if stands { &module.inbox.finish } else { &module.inbox.overwrite };
     let more = [Value::Integer(state as i64), Value::Bytes(answer)];
-    with_key(key, &more, |values| session.execute(&module.inbox.finish, values)).map(drop)
+    with_key(key, &more, |values| session.execute(sql, values)).map(drop)
+}
+
+fn forget(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<(), Fault> {
+    with_key(key, &[], |values| session.execute(&module.inbox.forget, values)).map(drop)
 }
 
 /// What a seal found.
@@ -313,11 +389,13 @@ fn finish(
 pub enum SealEnd {
     /// The key will never run.
     Sealed,
-    /// It had run; the abort is off.
-    Done,
+    /// It had run, with this answer; the abort is off.
+    Done(#[serde(with = "modulith_core::byte_string")] Vec<u8>),
     Refused(RefusalRecord),
     /// An effect that may have happened: it has to be resolved first.
     Started,
+    /// The key's saga has ended: nobody should ask.
+    Expired,
 }
 
 /// Makes sure that a key never runs, unless it already has.
@@ -330,30 +408,32 @@ pub fn seal(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Re
         answer: None,
         expires_at: None,
     };
-    if insert(session, &module.inbox.claim, key, &row)? {
-        return Ok(SealEnd::Sealed);
-    }
-    let row = find(session, module, key)?
-        .ok_or_else(|| Fault::new(FaultKind::Statement, "a seal was refused and the row it met is gone"))?;
+    let row = match claim(session, module, key, &row)? {
+        Claimed::New => return Ok(SealEnd::Sealed),
+        Claimed::Expired => return Ok(SealEnd::Expired),
+        Claimed::Met(row) => row,
+    };
     match row.state {
         RowState::Sealed => Ok(SealEnd::Sealed),
+        RowState::Started if !Protection::StartedIsNotSealed.is_on() => Ok(SealEnd::Sealed),
         RowState::Started => Ok(SealEnd::Started),
-        RowState::Done => Ok(SealEnd::Done),
-        RowState::Refused => match row.outcome()? {
-            Outcome::Refused(record) => Ok(SealEnd::Refused(record)),
-            Outcome::Done(_) => Ok(SealEnd::Done),
-        },
+        RowState::Done | RowState::Refused => Ok(match row.outcome()? {
+            Outcome::Done(answer) => SealEnd::Done(answer),
+            Outcome::Refused(record) => SealEnd::Refused(record),
+        }),
     }
 }
 
 /// What an undo found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UndoEnd {
     Undone,
     /// The step never ran or refused, and now never runs: the user's undo was not called.
     NothingDone,
     /// An effect that may have happened: it has to be resolved first.
     Started,
+    /// The key's saga has ended: nobody should ask.
+    Expired,
 }
 
 /// Undoes a step by a command that takes the step's answer, read from this inbox. Once per key.
@@ -363,18 +443,18 @@ pub fn undo_by_answer(
     key: &StepKey,
     undo: &ServedMethod,
 ) -> Result<UndoEnd, Fault> {
-    match seal(session, module, key)? {
+    let answer = match seal(session, module, key)? {
         SealEnd::Sealed | SealEnd::Refused(_) => return Ok(UndoEnd::NothingDone),
         SealEnd::Started => return Ok(UndoEnd::Started),
-        SealEnd::Done => {}
-    }
-    let answer = find(session, module, key)?.and_then(|row| row.answer).unwrap_or_default();
+        SealEnd::Expired => return Ok(UndoEnd::Expired),
+        SealEnd::Done(answer) => answer,
+    };
     let request = (undo.codec.decode_request)(&answer)?;
     let keyed = Keyed {
         key: key.undo(),
         request: request.as_ref(),
         hash: body_hash(&answer),
-        fresh: false,
+        known: Known::ToOthers,
         expires_at: None,
     };
     match command(session, module, undo, &keyed)? {
@@ -382,84 +462,12 @@ pub fn undo_by_answer(
         CommandEnd::Refused(..)
         | CommandEnd::Stored(Outcome::Refused(_))
         | CommandEnd::Sealed
-        | CommandEnd::KeyReused => Err(Fault::new(
+        | CommandEnd::KeyReused
+        | CommandEnd::Expired => Err(Fault::new(
             FaultKind::Statement,
             format!("undo `{}` did not do what an undo must", undo.name),
         )),
     }
-}
-
-/// Whether an effect may be attempted.
-pub enum EffectStart {
-    /// Attempt it with exactly these bytes. `attempts` counts this one.
-    Attempt {
-        request: Vec<u8>,
-        attempts: i64,
-        first_at: i64,
-    },
-    Stored(Outcome),
-    Sealed,
-    KeyReused,
-}
-
-/// Commits the intent of an effect before it leaves: its row, with the exact bytes that every attempt sends.
-pub fn begin_effect(
-    session: &mut dyn Session,
-    module: &ModuleCode,
-    method: &str,
-    key: &StepKey,
-    request: &[u8],
-) -> Result<EffectStart, Fault> {
-    let hash = body_hash(request);
-    let row = NewRow {
-        method,
-        hash: &hash,
-        state: RowState::Started,
-        request: Some(request),
-        answer: None,
-        expires_at: None,
-    };
-    if insert(session, &module.inbox.claim, key, &row)? {
-        let first_at = session.now_ms();
-        return Ok(EffectStart::Attempt { request: request.to_owned(), attempts: 1, first_at });
-    }
-    let row = find(session, module, key)?.ok_or_else(|| {
-        Fault::new(FaultKind::Statement, "an intent was refused and the row it met is gone")
-    })?;
-    match row.state {
-        RowState::Sealed => Ok(EffectStart::Sealed),
-        _ if row.body_hash != hash => Ok(EffectStart::KeyReused),
-        RowState::Done | RowState::Refused => row.outcome().map(EffectStart::Stored),
-        RowState::Started => {
-            with_key(key, &[], |values| session.execute(&module.inbox.attempt, values))?;
-            Ok(EffectStart::Attempt {
-                request: row.request.unwrap_or_default(),
-                attempts: row.attempts + 1,
-                first_at: row.first_at,
-            })
-        }
-    }
-}
-
-/// Stores what an attempt at an effect came to, and returns what stands: an attempt that ends late finds what
-/// another one has stored before it, and changes nothing.
-pub fn end_effect(
-    session: &mut dyn Session,
-    module: &ModuleCode,
-    key: &StepKey,
-    outcome: &Outcome,
-) -> Result<Outcome, Fault> {
-    match outcome {
-        Outcome::Done(answer) => finish(session, module, key, RowState::Done, answer)?,
-        Outcome::Refused(record) => finish(session, module, key, RowState::Refused, &encode(record)?)?,
-    }
-    let row = find(session, module, key)?;
-    row.ok_or_else(|| Fault::new(FaultKind::Statement, "the intent of an effect is gone"))?.outcome()
-}
-
-/// Takes back the intent of an effect whose only attempt certainly never left.
-pub fn forget_effect(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<(), Fault> {
-    with_key(key, &[], |values| session.execute(&module.inbox.forget, values)).map(drop)
 }
 
 /// Rows that one piece of pruning deletes at most, so that it never holds the writer for long.

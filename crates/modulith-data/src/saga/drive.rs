@@ -2,22 +2,24 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use modulith_core::{
-    CallFault, Context, Fault, NotRun, Outcome, PlanModel, SagaEnd, SagaRefused, StepKind, UndoModel,
-    Unknown, UnknownReason, crash_point,
+    BoxFuture, CallFault, Context, Fault, NotRun, PlanModel, Protection, RefusalRecord, SagaEnd, SagaRefused,
+    StepKind, UndoModel, Unknown, UnknownReason, crash_point,
 };
-use modulith_data::Session;
-use modulith_data::inbox::{SealEnd, UndoEnd};
-use modulith_data::saga::{Begun, Heard, NewSaga, Next, Place, RunEnd, SagaId, StepDone, Walk};
-use modulith_transport::Priority;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::ask::{Ask, Asked, Bytes, Told};
 use super::local::{LocalRun, Recorded, aborted, known, local_run};
-use super::{Begin, Facts, Sagas};
-use crate::remote::jittered;
-use crate::wire::{Ask, Bytes, Envelope, Told};
+use super::run::{RunEnd, SagaId, StepDone};
+use super::sagas::{Orders, Sagas};
+use super::table::{Begun, NewSaga};
+use super::walk::{Heard, Next, Place, Walk};
+use super::{Begin, Facts};
+use crate::session::Session;
+use crate::world::{Urgency, World};
 
 /// How long one attempt at a step may take.
 const STEP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -30,11 +32,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// After so many attempts in a row without a certain answer a saga is marked for attention. It goes on.
 const ATTENTION_AFTER: u32 = 10;
 
+/// What a saga's first commit and its steps are sent with: a walk has no deadline of its own.
+const ORDINARY: Urgency = Urgency::Ordinary { deadline: None };
+
 type Reply = oneshot::Sender<Result<SagaEnd, CallFault>>;
 
 /// One walk while it is driven.
-pub(super) struct Drive {
-    pub(super) sagas: Arc<Sagas>,
+pub struct Drive<W> {
+    pub(super) sagas: Arc<Sagas<W>>,
     pub(super) id: SagaId,
     pub(super) plan: Arc<PlanModel>,
     pub(super) facts: Facts,
@@ -44,18 +49,55 @@ pub(super) struct Drive {
     /// How the saga ends, as far as it is decided.
     pub(super) end: Option<SagaEnd>,
     pub(super) reply: Option<Reply>,
+    /// It was begun by a process that has ended since.
+    pub(super) resumed: bool,
+    pub(super) orders: Arc<Orders>,
+    /// Its place among the sagas of its plan in flight. Held, not read.
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
-impl Drive {
-    pub(super) async fn run(mut self) {
+/// Why a walk stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The end is on disk, or the saga was never begun.
+    Over,
+    /// Nothing can be committed any more. The next start goes on.
+    Broken,
+}
+
+impl<W: World> Drive<W> {
+    /// Walks to the end.
+    pub fn run(mut self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if self.resumed && !self.count_walk().await {
+                return;
+            }
+            if self.walked().await == Stop::Over {
+                self.sagas.over(self.id);
+            }
+        })
+    }
+
+    /// Counts the walk before it begins, so that a saga which kills its process is seen to do so.
+    async fn count_walk(&self) -> bool {
+        let (sagas, id) = (self.sagas.clone(), self.id);
+        let work = move |session: &mut dyn Session| sagas.table.attempt(session, id);
+        let counted = self.world().commit(Urgency::Reserved, work).await;
+        counted.inspect_err(|fault| self.warn("cannot count a walk", fault)).is_ok()
+    }
+
+    async fn walked(&mut self) -> Stop {
         let mut marked = false;
         let mut unanswered = 0;
         loop {
+            if self.orders.abort.swap(false, Ordering::Relaxed) {
+                self.walk.turn_back();
+            }
             let sagas = self.sagas.clone();
-            let next = self.walk.next(&|contract| sagas.place(contract));
+            let next = self.walk.next(&|contract| sagas.world().place(contract));
             let heard = match self.step(next).await {
                 Step::Heard(heard) => heard,
-                Step::Over => return,
+                Step::Stop(stop) => return stop,
             };
             self.walk.heard(&heard);
             if self.walk.pivot_is_done() {
@@ -65,49 +107,78 @@ impl Drive {
                 Heard::Nothing => unanswered += 1,
                 // Not an answer either: the effect is attempted again, so an unknown one is counted on here, where
                 // the walk's own tries begin anew.
-                Heard::SealFoundStarted => {}
+                Heard::Started => {}
                 _ => unanswered = 0,
             }
             if heard == Heard::Nothing {
+                if self.world().is_broken() {
+                    return Stop::Broken;
+                }
+                if self.resumed {
+                    self.resumed = false;
+                    self.record_survived().await;
+                }
                 if unanswered >= ATTENTION_AFTER && !marked {
                     marked = true;
                     let reason =
                         format!("step {} has had no certain answer {unanswered} times", self.walk.frontier());
-                    if let Err(fault) = self.sagas.mark(self.id, reason).await {
-                        tracing::error!(saga = self.id.seq, "cannot mark for attention: {fault}");
-                    }
+                    self.mark(reason).await;
                 }
-                if self.sagas.database().broken().is_some() {
-                    return;
-                }
-                tokio::time::sleep(self.pause(unanswered)).await;
+                self.pause(unanswered).await;
             }
         }
     }
 
-    fn pause(&self, unanswered: u32) -> Duration {
+    fn world(&self) -> &Arc<W> {
+        self.sagas.world()
+    }
+
+    async fn record_survived(&self) {
+        let (sagas, id) = (self.sagas.clone(), self.id);
+        let work = move |session: &mut dyn Session| sagas.table.survived(session, id);
+        if let Err(fault) = self.world().commit(Urgency::Reserved, work).await {
+            self.warn("cannot reset the count of walks", &fault);
+        }
+    }
+
+    async fn mark(&self, reason: String) {
+        if let Err(fault) = self.sagas.mark(self.id, reason).await {
+            self.warn("cannot mark for attention", &fault);
+        }
+    }
+
+    fn warn(&self, what: &str, fault: &CallFault) {
+        tracing::warn!(saga = self.id.seq, plan = self.plan.name, "{what}: {fault}");
+    }
+
+    async fn pause(&self, unanswered: u32) {
         let waits = self.reply.as_ref().is_some_and(|reply| !reply.is_closed());
         let max = if waits { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
-        jittered(PAUSE_FIRST.saturating_mul(1 << unanswered.min(10)).min(max))
+        let time = PAUSE_FIRST.saturating_mul(1 << unanswered.min(10)).min(max);
+        tokio::select! {
+            () = self.world().pause(time) => {}
+            () = self.orders.wake.notified() => {}
+        }
     }
 
     async fn step(&mut self, next: Next) -> Step {
         // The saga's row comes before any remote step or effect; before a run here, it goes with it.
         if self.begin.is_some()
             && !matches!(next, Next::Run { place: Place::Here, .. })
+            && (Protection::BeginFirst.is_on() || matches!(next, Next::Turn { .. } | Next::End { .. }))
             && !self.record_begin().await
         {
-            return Step::Over;
+            return Step::Stop(Stop::Over);
         }
         let (plan, here) = (self.plan.clone(), next.clone());
         let crash_at =
             |when: &str| crash_point(|| format!("{}:{}:{when}", plan.name, place_name(&plan, &here)));
         crash_at("before");
         let heard = match next {
-            Next::Over => return Step::Over,
+            Next::Over => return Step::Stop(Stop::Over),
             Next::Run { steps, place: Place::Here } => match self.run_here(steps).await {
                 Some(heard) => heard,
-                None => return Step::Over,
+                None => return Step::Stop(Stop::Over),
             },
             Next::Run { steps, place: Place::Peer(peer) } => self.run_there(steps, peer).await,
             Next::Effect { step, place } => self.ask_step(step, place, EFFECT_STEP_TIME_MAX).await,
@@ -130,7 +201,7 @@ impl Drive {
             let new = NewSaga { id, plan: &plan, input: &begin.input, key: begin.key.as_ref() };
             sagas.table.begin(session, &new)
         };
-        let begun = self.sagas.database().write(None, work).await;
+        let begun = self.world().commit(ORDINARY, work).await;
         match begun {
             Ok(Begun::New) => {
                 self.begin = None;
@@ -156,14 +227,12 @@ impl Drive {
                 (self.sagas.clone(), self.plan.clone(), self.facts.clone(), self.id);
             let steps = steps.clone();
             move |session: &mut dyn Session| {
-                local_run(session, &sagas, &plan, &facts, id, steps.clone(), begin.as_ref())
+                let (table, modules) = (&sagas.table, sagas.participant.modules());
+                local_run(session, table, modules, &plan, &facts, id, steps.clone(), begin.as_ref())
             }
         };
-        let ran = if self.begin.is_some() {
-            self.sagas.database().write(None, work).await
-        } else {
-            self.sagas.database().write_reserved(work).await
-        };
+        let urgency = if self.begin.is_some() { ORDINARY } else { Urgency::Reserved };
+        let ran = self.world().commit(urgency, work).await;
         let (end, recorded) = match ran {
             Ok(LocalRun::Ran { end, recorded }) => (end, recorded),
             Ok(LocalRun::Before(stored)) => {
@@ -172,7 +241,7 @@ impl Drive {
             }
             // Begin and run were one transaction, so certainly nothing of the saga exists.
             Err(fault @ CallFault::NotRun(_)) if self.begin.is_some() => {
-                let earlier = self.earlier();
+                let earlier = self.earlier().await;
                 self.reply(earlier.unwrap_or(Err(fault)));
                 return None;
             }
@@ -197,9 +266,10 @@ impl Drive {
                 self.end = Some(aborted(&self.plan, step));
                 Heard::Sealed(step)
             }
+            RunEnd::Expired => self.expired().await,
         };
         match recorded {
-            Recorded::Begun => Some(heard),
+            Recorded::Begun | Recorded::Nothing => Some(heard),
             Recorded::Turned => {
                 self.walk.heard(&heard);
                 self.reply_end();
@@ -217,10 +287,14 @@ impl Drive {
     }
 
     /// What stands under the client's key, if another saga was first.
-    fn earlier(&self) -> Option<Result<SagaEnd, CallFault>> {
+    async fn earlier(&self) -> Option<Result<SagaEnd, CallFault>> {
         let key = self.begin.as_ref()?.key?;
-        let found =
-            self.sagas.database().read_framework(|db| self.sagas.table.find(db, &key)).ok()?.ok()??;
+        let sagas = self.sagas.clone();
+        let look = move |session: &mut dyn Session| {
+            let now_ms = session.now_ms();
+            sagas.table.find(&modulith_core::Snapshot::new(session.statements(), now_ms), &key)
+        };
+        let found = self.world().commit(Urgency::Reserved, look).await.ok()??;
         Some(found.into_end().map_err(CallFault::from))
     }
 
@@ -231,9 +305,9 @@ impl Drive {
                 Ok(ask) => ask,
                 Err(fault) => return self.nothing(step, &NotRun::from(fault).into()),
             };
-            match self.ask(peer, ask, STEP_TIME_MAX, Priority::Ordinary).await {
+            match self.ask_at(Place::Peer(peer), ask, STEP_TIME_MAX, ORDINARY).await {
                 Ok(Told::PlanUnknown) => {}
-                told => return self.told(steps, told),
+                told => return self.told(steps, told).await,
             }
         }
         // One step; or a peer of another version, which is given one step at a time.
@@ -246,7 +320,6 @@ impl Drive {
             plan: self.plan.name.to_owned(),
             version: self.plan.version,
             fingerprint: self.plan.fingerprint,
-            id: self.id,
             first: steps.start,
             last: steps.end,
             input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref())?,
@@ -259,32 +332,28 @@ impl Drive {
     /// Asks for one step, alone.
     async fn ask_step(&mut self, step: usize, place: Place, time: Duration) -> Heard {
         let told = match self.step_ask(step) {
-            Ok(ask) => self.ask_at(place, ask, time, Priority::Ordinary).await,
+            Ok(ask) => self.ask_at(place, ask, time, ORDINARY).await,
             Err(fault) => Err(NotRun::from(fault).into()),
         };
-        self.told(step..step + 1, told)
+        self.told(step..step + 1, told).await
     }
 
     fn step_ask(&self, step: usize) -> Result<Ask, Fault> {
         let model = &self.plan.steps[step];
         let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
         let request = (model.codec.encode_request)(request.as_ref())?;
-        let (contract, method, key) = (model.contract.to_owned(), model.method.to_owned(), self.id.key(step));
+        let (contract, method) = (model.contract.to_owned(), model.method.to_owned());
+        let step = self.id.key(step).step;
         Ok(match model.kind {
-            StepKind::Command => Ask::Step { contract, method, key, request },
-            StepKind::Effect => Ask::Effect { contract, method, key, request },
+            StepKind::Command => Ask::Step { contract, method, step, request },
+            StepKind::Effect => Ask::Effect { contract, method, step, request },
         })
     }
 
-    fn told(&mut self, steps: Range<usize>, told: Result<Told, CallFault>) -> Heard {
+    async fn told(&mut self, steps: Range<usize>, told: Result<Told, CallFault>) -> Heard {
         let step = steps.start;
         match told {
-            Ok(Told::Outcome(Outcome::Done(stored))) => self.keep(steps, vec![stored]),
-            Ok(Told::Outcome(Outcome::Refused(record))) => {
-                self.end = Some(self.refused(step, record));
-                Heard::Refused(step)
-            }
-            Ok(Told::Steps(answers)) if answers.len() == steps.len() => {
+            Ok(Told::Done(answers)) if answers.len() == steps.len() => {
                 self.keep(steps, answers.into_iter().map(|bytes| bytes.0).collect())
             }
             Ok(Told::Refused { step, record }) if steps.contains(&step) => {
@@ -295,10 +364,19 @@ impl Drive {
                 self.end = Some(aborted(&self.plan, step));
                 Heard::Sealed(step)
             }
+            Ok(Told::Started) => Heard::Started,
+            Ok(Told::Expired) => self.expired().await,
             Ok(_) => self
                 .nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
             Err(fault) => self.nothing(step, &fault),
         }
+    }
+
+    /// No saga that is walked is below its mark; one that came back with a backup may be.
+    async fn expired(&mut self) -> Heard {
+        let reason = "a participant holds this saga for ended, and has forgotten its steps".to_owned();
+        self.mark(reason).await;
+        Heard::Nothing
     }
 
     fn keep(&mut self, steps: Range<usize>, answers: Vec<Vec<u8>>) -> Heard {
@@ -321,28 +399,22 @@ impl Drive {
     }
 
     async fn seal(&mut self, step: usize, place: Place) -> Heard {
-        let ask = Ask::Seal { contract: self.plan.steps[step].contract.to_owned(), key: self.id.key(step) };
-        match self.ask_at(place, ask, STEP_TIME_MAX, Priority::Reserved).await {
-            Ok(Told::Seal(SealEnd::Sealed)) => {
-                self.end = Some(aborted(&self.plan, step));
-                Heard::Sealed(step)
-            }
-            Ok(Told::Seal(SealEnd::Refused(record))) => {
-                self.end = Some(self.refused(step, record));
-                Heard::Refused(step)
-            }
-            Ok(Told::Seal(SealEnd::Done)) => Heard::SealFoundDone,
-            Ok(Told::Seal(SealEnd::Started)) => Heard::SealFoundStarted,
-            Ok(_) => Heard::Nothing,
-            Err(fault) => self.nothing(step, &fault),
-        }
+        let contract = self.plan.steps[step].contract.to_owned();
+        let ask = Ask::Seal { contract, step: self.id.key(step).step };
+        let told = self.ask_at(place, ask, STEP_TIME_MAX, Urgency::Reserved).await;
+        self.told(step..step + 1, told).await
     }
 
     async fn turn(&mut self, frontier: usize) -> Heard {
         let end = self.end.clone().unwrap_or_else(|| aborted(&self.plan, frontier));
+        if !Protection::TurnFirst.is_on() {
+            self.end = Some(end);
+            self.reply_end();
+            return Heard::Turned;
+        }
         let (sagas, id, recorded) = (self.sagas.clone(), self.id, end.clone());
         let work = move |session: &mut dyn Session| sagas.table.turn(session, id, frontier, &recorded);
-        match self.sagas.database().write_reserved(work).await {
+        match self.world().commit(Urgency::Reserved, work).await {
             Ok(()) => {
                 self.end = Some(end);
                 self.reply_end();
@@ -358,15 +430,12 @@ impl Drive {
             UndoModel::ByKey { contract, method } => (contract, method, true),
             UndoModel::None | UndoModel::Forgotten => return Heard::Undone,
         };
-        let ask = Ask::Undo {
-            contract: contract.to_owned(),
-            method: method.to_owned(),
-            key: self.id.key(step),
-            by_key,
-        };
+        let key = self.id.key(step).step;
+        let ask = Ask::Undo { contract: contract.to_owned(), method: method.to_owned(), step: key, by_key };
         let time = if by_key { EFFECT_STEP_TIME_MAX } else { STEP_TIME_MAX };
-        match self.ask_at(place, ask, time, Priority::Reserved).await {
-            Ok(Told::Undo(UndoEnd::Undone | UndoEnd::NothingDone)) => Heard::Undone,
+        match self.ask_at(place, ask, time, Urgency::Reserved).await {
+            Ok(Told::Undone) => Heard::Undone,
+            Ok(Told::Expired) => self.expired().await,
             Ok(_) => Heard::Nothing,
             Err(fault) => self.nothing(step, &fault),
         }
@@ -382,7 +451,8 @@ impl Drive {
             (None, false) => aborted(&self.plan, self.walk.frontier().min(self.plan.steps.len() - 1)),
         };
         let (sagas, id) = (self.sagas.clone(), self.id);
-        match self.sagas.database().write_reserved(move |session| sagas.table.end(session, id, &end)).await {
+        let work = move |session: &mut dyn Session| sagas.table.end(session, id, &end);
+        match self.world().commit(Urgency::Reserved, work).await {
             Ok(()) => Heard::Ended,
             Err(fault) => self.nothing(self.plan.pivot, &fault),
         }
@@ -393,37 +463,17 @@ impl Drive {
         place: Place,
         ask: Ask,
         time: Duration,
-        priority: Priority,
+        urgency: Urgency,
     ) -> Result<Told, CallFault> {
+        let context = Context::background(format!("saga-{}-{:x}", self.sagas.module, self.id.seq));
+        let asked = Asked { saga: self.id, ask, water: self.sagas.water_for(self.id) };
         match place {
-            Place::Peer(peer) => self.ask(peer, ask, time, priority).await,
-            Place::Here => {
-                let context = Context::background(self.request_id());
-                match self.sagas.hosted.clone().answer(ask, context).await {
-                    Told::NotRun(not_run) => Err(not_run.into()),
-                    Told::Unknown(unknown) => Err(unknown.into()),
-                    told => Ok(told),
-                }
-            }
+            Place::Here => self.sagas.participant.answer(asked, context).await,
+            Place::Peer(peer) => self.world().ask(peer, asked, context, time, urgency).await,
         }
     }
 
-    async fn ask(
-        &self,
-        peer: usize,
-        ask: Ask,
-        time: Duration,
-        priority: Priority,
-    ) -> Result<Told, CallFault> {
-        let envelope = Envelope { ask, principal: None, request_id: self.request_id() };
-        self.sagas.peers.ask(peer, &envelope, Instant::now() + time, priority).await
-    }
-
-    fn request_id(&self) -> String {
-        format!("saga-{}-{:x}", self.sagas.module, self.id.seq)
-    }
-
-    fn refused(&self, step: usize, record: modulith_core::RefusalRecord) -> SagaEnd {
+    fn refused(&self, step: usize, record: RefusalRecord) -> SagaEnd {
         SagaEnd::Refused(SagaRefused { step: self.plan.steps[step].name.to_owned(), refusal: record })
     }
 
@@ -457,7 +507,7 @@ impl Drive {
 /// Whether a walk goes on.
 enum Step {
     Heard(Heard),
-    Over,
+    Stop(Stop),
 }
 
 /// How a place in a plan is called by [`crash_point`].

@@ -4,10 +4,12 @@ use std::any::Any;
 use std::ops::Range;
 
 use modulith_core::{Fault, NotRun, NotRunReason, PlanModel, SagaEnd, SagaRefused};
-use modulith_data::Session;
-use modulith_data::saga::{Begun, NewSaga, Run, RunEnd, SagaId, Stored, run_steps};
 
-use super::{Begin, Facts, Sagas};
+use super::run::{Modules, Run, RunEnd, SagaId, run_steps};
+use super::table::{Begun, NewSaga, SagaTable, Stored};
+use super::{Begin, Facts};
+use crate::inbox::Known;
+use crate::session::Session;
 
 /// What a run in the coordinator's own database did, besides its steps.
 pub(super) enum LocalRun {
@@ -25,24 +27,34 @@ pub(super) enum Recorded {
     Begun,
     Turned,
     Ended,
+    /// Nothing: the saga is below its own low-water mark.
+    Nothing,
 }
 
 /// The body of a run on the coordinator's own database: begin, steps, and whatever follows from them, in one
 /// transaction. In a monolith this is a whole saga.
 pub(super) fn local_run(
     session: &mut dyn Session,
-    sagas: &Sagas,
+    table: &SagaTable,
+    modules: &Modules,
     plan: &PlanModel,
     facts: &Facts,
     id: SagaId,
     steps: Range<usize>,
     begin: Option<&Begin>,
 ) -> Result<LocalRun, Fault> {
-    let (table, database) = (&sagas.table, &sagas.hosted.modules);
     let input = facts.input.as_ref().as_ref();
     let earlier = |step: usize| known(facts, step);
-    let run = Run { plan, id, steps: steps.clone(), input, known: &earlier, fresh: begin.is_some() };
-    let end = run_steps(session, database, &run)?;
+    let known = match begin {
+        None => Known::ToOthers,
+        Some(_) if steps == (0..plan.steps.len()) => Known::ToNobodyEver,
+        Some(_) => Known::ToNobodyYet,
+    };
+    let run = Run { plan, id, steps: steps.clone(), input, earlier: &earlier, known };
+    let end = run_steps(session, modules, &run)?;
+    if let RunEnd::Expired = end {
+        return Ok(LocalRun::Ran { end, recorded: Recorded::Nothing });
+    }
     let new = begin.map(|begin| NewSaga { id, plan, input: &begin.input, key: begin.key.as_ref() });
 
     let Some(answer) = answered(plan, facts, &steps, &end) else {
@@ -68,7 +80,7 @@ pub(super) fn local_run(
         }
         (None, Recorded::Ended) => table.end(session, id, &answer)?,
         (None, Recorded::Begun) => table.answer(session, id, &answer)?,
-        (None, Recorded::Turned) => {
+        (None, Recorded::Turned | Recorded::Nothing) => {
             let (RunEnd::Refused { step, .. } | RunEnd::Sealed { step }) = end else {
                 unreachable!("only a refusal or a seal turns a saga back");
             };
@@ -94,6 +106,7 @@ fn answered(plan: &PlanModel, facts: &Facts, steps: &Range<usize>, end: &RunEnd)
             Some(SagaEnd::Refused(SagaRefused { step, refusal: record.clone() }))
         }
         RunEnd::Sealed { step } => Some(aborted(plan, *step)),
+        RunEnd::Expired => None,
     }
 }
 

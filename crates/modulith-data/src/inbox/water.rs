@@ -1,0 +1,114 @@
+//! The low-water mark: which sagas of a coordinator can never ask again, so that what stands under their keys is
+//! deleted exactly then.
+//!
+//! A coordinator says with every request below which sequence all of its sagas have ended, but for a bounded list
+//! of those that have not. A participant records the mark in the transaction that deletes what is below it, and
+//! refuses a key below the mark: a request that was delayed past its saga's end finds the mark instead of the row.
+
+use modulith_core::{Columns, Fault, FaultKind, FromRow, Snapshot, StepKey, Value};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{PRUNED_AT_ONCE, execute};
+use crate::session::{ModuleCode, Session};
+
+/// Sagas below the mark that have not ended, at most: 64. With more of them the mark stops.
+pub const OPEN_BELOW_MAX: usize = 64;
+
+/// All sagas of one coordinator below `below` have ended, but those in `open`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LowWater {
+    pub below: i64,
+    pub open: Vec<i64>,
+}
+
+impl LowWater {
+    /// Takes over what `other` knows better. Messages overtake each other, and a mark never falls: a saga that was
+    /// once known to have ended stays ended.
+    pub fn raise(&mut self, other: &LowWater) {
+        let ended_here = |seq: &i64| *seq < self.below && !self.open.contains(seq);
+        if other.below >= self.below {
+            let open = other.open.iter().copied().filter(|seq| !ended_here(seq)).collect();
+            *self = LowWater { below: other.below, open };
+        }
+    }
+}
+
+/// The statements of one module's low-water marks, written once.
+pub(crate) struct WaterSql {
+    find: String,
+    set: String,
+    prune: String,
+}
+
+impl WaterSql {
+    pub(super) fn new(module: &str) -> Self {
+        Self {
+            find: format!("SELECT below, open FROM {module}__low_water WHERE src = $1"),
+            set: format!(
+                "INSERT INTO {module}__low_water (src, below, open) VALUES ($1, $2, $3)
+                 ON CONFLICT (src) DO UPDATE SET below = excluded.below, open = excluded.open"
+            ),
+            prune: format!(
+                "DELETE FROM {module}__inbox WHERE (src, seq, step, dir, origin) IN
+                 (SELECT src, seq, step, dir, origin FROM {module}__inbox
+                  WHERE src = $1 AND seq >= $2 AND seq < $3 AND origin = 2 LIMIT {PRUNED_AT_ONCE})"
+            ),
+        }
+    }
+}
+
+/// The open sagas are stored as their numbers' bytes, one behind the other, big end first.
+impl FromRow for LowWater {
+    fn from_row(row: &dyn Columns) -> Result<Self, Fault> {
+        let (below, open): (i64, Vec<u8>) = FromRow::from_row(row)?;
+        let (numbers, rest) = open.as_chunks::<8>();
+        if !rest.is_empty() {
+            return Err(Fault::new(FaultKind::Type, "a low-water mark's open sagas are not whole numbers"));
+        }
+        Ok(Self { below, open: numbers.iter().map(|bytes| i64::from_be_bytes(*bytes)).collect() })
+    }
+}
+
+fn stored(session: &mut dyn Session, module: &ModuleCode, src: Uuid) -> Result<LowWater, Fault> {
+    let now_ms = session.now_ms();
+    let found = Snapshot::new(session.statements(), now_ms).row(&module.inbox.water.find, (src,))?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Whether a key that the mark has passed belongs to a saga that has not ended.
+pub(super) fn is_open(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<bool, Fault> {
+    let water = stored(session, module, key.src)?;
+    Ok(key.seq >= water.below || water.open.contains(&key.seq))
+}
+
+/// Records the mark of the coordinator `src`, and deletes what stands below it: at most [`PRUNED_AT_ONCE`] rows;
+/// returns how many. A mark lower than the recorded one changes nothing.
+pub fn raise(
+    session: &mut dyn Session,
+    module: &ModuleCode,
+    src: Uuid,
+    water: &LowWater,
+) -> Result<u64, Fault> {
+    let before = stored(session, module, src)?;
+    let mut raised = before.clone();
+    raised.raise(water);
+    if raised != before {
+        let open: Vec<u8> = raised.open.iter().flat_map(|seq| seq.to_be_bytes()).collect();
+        let values = [Value::Bytes(src.as_bytes()), Value::Integer(raised.below), Value::Bytes(&open)];
+        session.execute(&module.inbox.water.set, &values)?;
+    }
+    // Between the open sagas everything goes: one range for each gap.
+    let mut open = raised.open;
+    open.retain(|seq| *seq < raised.below);
+    open.sort_unstable();
+    let mut pruned = 0;
+    let mut from = i64::MIN;
+    for until in open.into_iter().chain([raised.below]) {
+        if pruned < PRUNED_AT_ONCE && from < until {
+            pruned += execute(session, &module.inbox.water.prune, (src, from, until))?;
+        }
+        from = until.saturating_add(1);
+    }
+    Ok(pruned)
+}

@@ -1,0 +1,350 @@
+//! The sagas that one module begins: beginning them, finding them, walking those again that a crash left
+//! unfinished.
+//!
+//! A walk belongs to the engine: a client that hangs up changes nothing. What is made here is driven by whoever
+//! has the threads: the runtime, or a simulator.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use modulith_core::{
+    AnyBox, CallFault, ClientKey, Fault, FaultKind, NotRun, NotRunReason, PlanModel, SagaEnd, Snapshot,
+    decode,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::drive::Drive;
+use super::numbers::Numbers;
+use super::run::SagaId;
+use super::table::{Begun, NewSaga, OpenSaga, SagaTable, Stored};
+use super::walk::Walk;
+use super::{Begin, Facts};
+use crate::inbox::{LowWater, PRUNED_AT_ONCE};
+use crate::participant::Participant;
+use crate::session::{Session, StartSaga};
+use crate::sqlite::Identity;
+use crate::world::{Urgency, World};
+
+/// How often in a row a saga may be walked by a process that does not survive it: 10. After that it is marked for
+/// attention and left alone until an operator resumes it.
+pub const WALKS_MAX: i64 = 10;
+
+/// See the module's documentation.
+pub struct Sagas<W> {
+    pub(super) module: &'static str,
+    pub(super) table: SagaTable,
+    pub(super) participant: Arc<Participant<W>>,
+    plans: BTreeMap<&'static str, PlanRoom>,
+    numbers: Numbers,
+    orders: Mutex<HashMap<SagaId, Arc<Orders>>>,
+    /// Sagas that a command of the module began; committed, and to be driven.
+    started: mpsc::UnboundedSender<Drive<W>>,
+    this: OnceLock<Weak<Self>>,
+}
+
+/// A plan, and room for its sagas.
+struct PlanRoom {
+    plan: Arc<PlanModel>,
+    room: Arc<Semaphore>,
+}
+
+/// What an operator asks of a walk.
+#[derive(Default)]
+pub(super) struct Orders {
+    /// Turn back, if the pivot is not done.
+    pub(super) abort: AtomicBool,
+    /// Do not wait for the end of a pause.
+    pub(super) wake: Notify,
+}
+
+/// Where the answer of a saga arrives: at its pivot, or when it has turned back.
+pub type Answered = oneshot::Receiver<Result<SagaEnd, CallFault>>;
+
+impl<W: World> Sagas<W> {
+    /// The receiver gives the sagas that commands begin.
+    pub fn new(
+        module: &'static str,
+        identity: &Identity,
+        participant: Arc<Participant<W>>,
+        plans: &BTreeMap<&'static str, Arc<PlanModel>>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Drive<W>>) {
+        let (started, to_drive) = mpsc::unbounded_channel();
+        let plans = plans.iter().map(|(name, plan)| {
+            (*name, PlanRoom { plan: plan.clone(), room: Arc::new(Semaphore::new(plan.in_flight_max)) })
+        });
+        let sagas = Arc::new(Self {
+            module,
+            table: SagaTable::new(module, identity),
+            participant,
+            plans: plans.collect(),
+            numbers: Numbers::new(module, identity),
+            orders: Mutex::default(),
+            started,
+            this: OnceLock::new(),
+        });
+        let this = Arc::downgrade(&sagas);
+        let starts: Weak<dyn StartSaga> = this.clone();
+        // Filled once, here: nobody else has seen the cell.
+        let _ = sagas.this.set(this);
+        for code in sagas.participant.modules().all() {
+            if &*code.name == module {
+                code.set_starts(starts.clone());
+            }
+        }
+        (sagas, to_drive)
+    }
+
+    pub fn module(&self) -> &'static str {
+        self.module
+    }
+
+    pub fn table(&self) -> &SagaTable {
+        &self.table
+    }
+
+    pub fn world(&self) -> &Arc<W> {
+        self.participant.world()
+    }
+
+    pub(super) fn water_for(&self, id: SagaId) -> LowWater {
+        // A saga that moved here with its module, or came back with a backup, has another source's number.
+        if id.src == self.numbers.src { self.numbers.water() } else { LowWater::default() }
+    }
+
+    /// A new saga, to be driven, and where it answers.
+    ///
+    /// # Errors
+    ///
+    /// *Not run*: the module has no such plan, its input cannot be encoded, or too many sagas of the plan are in
+    /// flight.
+    pub fn begin(
+        self: &Arc<Self>,
+        plan: &str,
+        input: AnyBox,
+        key: Option<ClientKey>,
+    ) -> Result<(Drive<W>, Answered), NotRun> {
+        let (plan, room) = self.room(plan)?;
+        let begin = Begin { input: Arc::new((plan.encode_input)(input.as_ref())?), key };
+        let (reply, answered) = oneshot::channel();
+        let id = SagaId { src: self.numbers.src, seq: self.numbers.begin() };
+        let mut drive = self.drive(id, plan.clone(), input, Walk::forward(plan), Some(room));
+        drive.begin = Some(begin);
+        drive.reply = Some(reply);
+        Ok((drive, answered))
+    }
+
+    fn room(&self, plan: &str) -> Result<(Arc<PlanModel>, OwnedSemaphorePermit), NotRun> {
+        let known = self.plans.get(plan).ok_or_else(|| {
+            NotRun::new(NotRunReason::Incompatible, format!("module `{}` has no plan `{plan}`", self.module))
+        })?;
+        let room = known.room.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{} sagas of `{plan}` are in flight", known.plan.in_flight_max);
+            NotRun::new(NotRunReason::Overloaded, detail)
+        })?;
+        Ok((known.plan.clone(), room))
+    }
+
+    fn drive(
+        self: &Arc<Self>,
+        id: SagaId,
+        plan: Arc<PlanModel>,
+        input: AnyBox,
+        walk: Walk,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Drive<W> {
+        let orders = Arc::new(Orders::default());
+        self.orders.lock().insert(id, orders.clone());
+        Drive {
+            sagas: self.clone(),
+            id,
+            facts: Facts { input: Arc::new(input), answers: vec![None; plan.steps.len()] },
+            plan,
+            walk,
+            begin: None,
+            end: None,
+            reply: None,
+            resumed: false,
+            orders,
+            _room: room,
+        }
+    }
+
+    /// The saga's walk is over, and its end is on disk, or it was never begun.
+    pub(super) fn over(&self, id: SagaId) {
+        self.orders.lock().remove(&id);
+        if id.src == self.numbers.src {
+            self.numbers.end(id.seq);
+        }
+    }
+
+    /// What an earlier saga with this client's key came to.
+    ///
+    /// # Errors
+    ///
+    /// *Not run*: it still runs, or the key stands for another request.
+    pub fn find(&self, db: &Snapshot<'_>, key: &ClientKey) -> Result<Option<SagaEnd>, NotRun> {
+        self.table.find(db, key)?.map(Stored::into_end).transpose()
+    }
+
+    /// Every saga that has not ended, to be driven again. They were in flight before, so they are bounded like
+    /// those. One that cannot be walked is marked for attention and left alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of a commit; nothing is driven then.
+    pub async fn unfinished(self: &Arc<Self>) -> Result<Vec<Drive<W>>, CallFault> {
+        let sagas = self.clone();
+        let read = move |session: &mut dyn Session| {
+            let now_ms = session.now_ms();
+            sagas.table.open(&Snapshot::new(session.statements(), now_ms))
+        };
+        let mut open = self.world().commit(Urgency::Reserved, read).await?;
+        // What this incarnation began while the table was read is driven already.
+        open.retain(|saga| self.numbers.is_earlier(saga.id));
+        let ours = open.iter().map(|saga| saga.id).filter(|id| id.src == self.numbers.src);
+        self.numbers.swept(ours.map(|id| id.seq));
+        let mut drives = Vec::new();
+        for saga in open {
+            let id = saga.id;
+            match self.resumed(saga) {
+                Ok(drive) => drives.push(drive),
+                Err(reason) => {
+                    tracing::error!(module = self.module, saga = id.seq, "{reason}");
+                    self.mark(id, reason).await?;
+                }
+            }
+        }
+        Ok(drives)
+    }
+
+    fn resumed(self: &Arc<Self>, saga: OpenSaga) -> Result<Drive<W>, String> {
+        let known = self.plans.get(&*saga.plan).map(|known| &known.plan);
+        let known = known
+            .filter(|plan| i64::from(plan.version) == saga.version && plan.fingerprint == saga.fingerprint);
+        let plan = known.cloned().ok_or_else(|| {
+            format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version)
+        })?;
+        if saga.attempts > WALKS_MAX {
+            return Err(format!(
+                "the process ended {WALKS_MAX} times in a row while it walked this saga; resume it by hand"
+            ));
+        }
+        let input = (plan.decode_input)(&saga.input).map_err(|fault| fault.message)?;
+        let end = saga.answer.map(|bytes| decode(&bytes)).transpose().map_err(|fault| fault.message)?;
+        let walk = match saga.frontier {
+            Some(frontier) => Walk::backward(plan.clone(), frontier),
+            None => Walk::forward(plan.clone()),
+        };
+        let mut drive = self.drive(saga.id, plan, input, walk, None);
+        drive.end = end;
+        drive.resumed = true;
+        Ok(drive)
+    }
+
+    /// Marks a saga for a person to look at. The low-water mark does not wait for it any more.
+    pub(super) async fn mark(self: &Arc<Self>, id: SagaId, reason: String) -> Result<(), CallFault> {
+        if id.src == self.numbers.src {
+            self.numbers.pass(id.seq);
+        }
+        let sagas = self.clone();
+        let work = move |session: &mut dyn Session| sagas.table.attention(session, id, &reason);
+        self.world().commit(Urgency::Reserved, work).await
+    }
+
+    /// Lets an open saga go on at once: a walk that waits is woken; one that was left alone is driven again, from
+    /// the drive that this returns.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be walked.
+    pub async fn resume(self: &Arc<Self>, id: SagaId) -> Result<Option<Drive<W>>, ResumeError> {
+        if let Some(orders) = self.orders.lock().get(&id) {
+            orders.wake.notify_one();
+            return Ok(None);
+        }
+        let sagas = self.clone();
+        let read = move |session: &mut dyn Session| {
+            let open = {
+                let now_ms = session.now_ms();
+                sagas.table.open(&Snapshot::new(session.statements(), now_ms))?
+            };
+            sagas.table.survived(session, id)?;
+            Ok(open.into_iter().find(|saga| saga.id == id))
+        };
+        let found = self.world().commit(Urgency::Reserved, read).await?;
+        let mut saga = found.ok_or(ResumeError::NotOpen)?;
+        saga.attempts = 0;
+        self.resumed(saga).map(Some).map_err(ResumeError::Unwalkable)
+    }
+
+    /// Asks an open saga to turn back. It does so unless its pivot is done, and only after its first step that is
+    /// not known to be done is sealed: what has happened is undone, what has not never will.
+    ///
+    /// # Errors
+    ///
+    /// [`ResumeError::NotOpen`]: no walk of this saga runs here; resume it first.
+    pub fn abort(&self, id: SagaId) -> Result<(), ResumeError> {
+        let orders = self.orders.lock().get(&id).cloned().ok_or(ResumeError::NotOpen)?;
+        orders.abort.store(true, Ordering::Relaxed);
+        orders.wake.notify_one();
+        Ok(())
+    }
+
+    /// Deletes sagas whose retention is over, a bounded number with each commit.
+    ///
+    /// # Errors
+    ///
+    /// Those of a commit. What was deleted before stays deleted.
+    pub async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
+        let mut pruned = PRUNED_AT_ONCE;
+        while pruned == PRUNED_AT_ONCE {
+            let sagas = self.clone();
+            let work = move |session: &mut dyn Session| sagas.table.prune(session);
+            pruned = self.world().commit(Urgency::Ordinary { deadline: None }, work).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a saga cannot be resumed or turned back.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    #[error("no saga of this number is open here")]
+    NotOpen,
+    #[error("{0}")]
+    Unwalkable(String),
+    #[error("{0}")]
+    Call(#[from] CallFault),
+}
+
+/// A saga begun by a command: its row is written in the command's transaction, and it is driven once that has
+/// committed.
+impl<W: World> StartSaga for Sagas<W> {
+    fn start(&self, session: &mut dyn Session, plan: &str, input: AnyBox) -> Result<(), Fault> {
+        let sagas =
+            self.this.get().and_then(Weak::upgrade).expect("the engine outlives the work it is given");
+        let refuse = |not_run: NotRun| Fault::new(FaultKind::Limit, not_run.to_string());
+        let (plan, room) = self.room(plan).map_err(refuse)?;
+        let bytes = (plan.encode_input)(input.as_ref())?;
+        let id = SagaId { src: self.numbers.src, seq: self.numbers.begin() };
+        let begun = self.table.begin(session, &NewSaga { id, plan: &plan, input: &bytes, key: None });
+        if !matches!(begun, Ok(Begun::New)) {
+            self.numbers.end(id.seq);
+            begun?;
+            return Err(Fault::new(FaultKind::Constraint, "a saga without a key met another one"));
+        }
+        let drive = sagas.drive(id, plan.clone(), input, Walk::forward(plan), Some(room));
+        let started = self.started.clone();
+        session.on_end(Box::new(move |committed| {
+            if committed {
+                // Nobody drives any more only when the process stops; the next start finds the row.
+                let _ = started.send(drive);
+            } else {
+                sagas.over(id);
+            }
+        }));
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! The world of a service's coordinators and participants: its database, its peers, and tokio's clock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use modulith_core::{AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, Unknown, UnknownReason};
+use modulith_data::saga::{Asked, Place, Told as SagaTold};
+use modulith_data::sqlite::Database;
+use modulith_data::{Session, Urgency, World};
+use modulith_transport::Priority;
+
+use crate::remote::{Peers, jittered};
+use crate::wire::{Ask, Envelope, Told};
+
+/// How long an attempt at an effect may take: 30 seconds. After it the outcome is unknown.
+pub const EFFECT_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// See the module's documentation.
+pub(crate) struct Surroundings {
+    pub(crate) database: Arc<Database>,
+    pub(crate) peers: Arc<Peers>,
+}
+
+impl World for Surroundings {
+    async fn commit<T: Send + 'static>(
+        &self,
+        urgency: Urgency,
+        work: impl FnMut(&mut dyn Session) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, CallFault> {
+        match urgency {
+            Urgency::Ordinary { deadline } => self.database.write(deadline, work).await,
+            Urgency::Reserved => self.database.write_reserved(work).await,
+        }
+    }
+
+    fn place(&self, contract: &str) -> Place {
+        self.peers.of(contract).map_or(Place::Here, Place::Peer)
+    }
+
+    async fn ask(
+        &self,
+        peer: usize,
+        asked: Asked,
+        context: Context,
+        time: Duration,
+        urgency: Urgency,
+    ) -> Result<SagaTold, CallFault> {
+        let request_id = context.request_id.to_string();
+        let envelope = Envelope { ask: Ask::Saga(asked), principal: context.principal, request_id };
+        let priority = match urgency {
+            Urgency::Ordinary { .. } => Priority::Ordinary,
+            Urgency::Reserved => Priority::Reserved,
+        };
+        match self.peers.ask(peer, &envelope, Instant::now() + time, priority).await? {
+            Told::Saga(told) => Ok(told),
+            _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
+        }
+    }
+
+    async fn attempt(&self, run: Arc<dyn EffectFn>, context: Context, request: AnyBox) -> EffectRan {
+        // On a task of its own: a panic of the module's code leaves the outcome unknown, not the process down, and a
+        // caller that leaves does not cut an attempt short.
+        let task =
+            tokio::spawn(
+                async move { tokio::time::timeout(EFFECT_TIME_MAX, run.run(context, request)).await },
+            );
+        match task.await {
+            Ok(Ok(ran)) => ran,
+            Ok(Err(_)) => EffectRan::Unknown(Unknown::new(
+                UnknownReason::Deadline,
+                format!("the effect gave no answer within {} s", EFFECT_TIME_MAX.as_secs()),
+            )),
+            Err(error) => EffectRan::Unknown(Unknown::new(
+                UnknownReason::Provider,
+                format!("the effect ended early: {error}"),
+            )),
+        }
+    }
+
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(jittered(time)).await;
+    }
+
+    fn is_broken(&self) -> bool {
+        self.database.broken().is_some()
+    }
+}
