@@ -27,8 +27,6 @@ pub enum Protection {
     EffectWindow,
     /// The saga's row is on disk before any remote step or effect.
     BeginFirst,
-    /// The turn is on disk before anything is undone.
-    TurnFirst,
     /// After the pivot a saga only goes forward.
     PivotIsFinal,
     /// A key below the low-water mark never runs.

@@ -287,7 +287,7 @@ impl<W: World> Participant<W> {
         }
     }
 
-    fn note(&self, src: Uuid, water: &LowWater) {
+    pub(crate) fn note(&self, src: Uuid, water: &LowWater) {
         if water.below > 0 {
             self.waters.lock().entry(src).or_default().raise(water);
         }

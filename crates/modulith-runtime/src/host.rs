@@ -269,13 +269,13 @@ impl Host {
             let mut ticks = tokio::time::interval(PRUNE_EVERY);
             loop {
                 ticks.tick().await;
-                if let Err(fault) = hosted.participant.prune().await {
-                    tracing::warn!("cannot prune keys: {fault}");
-                }
                 for Driven { sagas, .. } in &sagas {
                     if let Err(fault) = sagas.prune().await {
                         tracing::warn!(module = sagas.module(), "cannot prune sagas: {fault}");
                     }
+                }
+                if let Err(fault) = hosted.participant.prune().await {
+                    tracing::warn!("cannot prune keys: {fault}");
                 }
             }
         }));

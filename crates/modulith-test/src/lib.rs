@@ -23,6 +23,7 @@
 mod application;
 mod http;
 mod processes;
+pub mod sim;
 
 pub use application::{Application, Program};
 pub use http::{Http, Request, Response};

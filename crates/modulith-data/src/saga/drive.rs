@@ -156,8 +156,10 @@ impl<W: World> Drive<W> {
         let max = if waits { PAUSE_MAX_BEFORE_PIVOT } else { PAUSE_MAX };
         let time = PAUSE_FIRST.saturating_mul(1 << unanswered.min(10)).min(max);
         tokio::select! {
-            () = self.world().pause(time) => {}
+            // In this order, so that a simulation repeats.
+            biased;
             () = self.orders.wake.notified() => {}
+            () = self.world().pause(time) => {}
         }
     }
 
@@ -407,11 +409,6 @@ impl<W: World> Drive<W> {
 
     async fn turn(&mut self, frontier: usize) -> Heard {
         let end = self.end.clone().unwrap_or_else(|| aborted(&self.plan, frontier));
-        if !Protection::TurnFirst.is_on() {
-            self.end = Some(end);
-            self.reply_end();
-            return Heard::Turned;
-        }
         let (sagas, id, recorded) = (self.sagas.clone(), self.id, end.clone());
         let work = move |session: &mut dyn Session| sagas.table.turn(session, id, frontier, &recorded);
         match self.world().commit(Urgency::Reserved, work).await {

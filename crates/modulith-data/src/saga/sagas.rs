@@ -292,12 +292,14 @@ impl<W: World> Sagas<W> {
         Ok(())
     }
 
-    /// Deletes sagas whose retention is over, a bounded number with each commit.
+    /// Deletes sagas whose retention is over, a bounded number with each commit, and tells the participant of this
+    /// process which have ended: steps on the coordinator's own database are asked for without a message.
     ///
     /// # Errors
     ///
     /// Those of a commit. What was deleted before stays deleted.
     pub async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
+        self.participant.note(self.numbers.src, &self.numbers.water());
         let mut pruned = PRUNED_AT_ONCE;
         while pruned == PRUNED_AT_ONCE {
             let sagas = self.clone();

@@ -311,7 +311,7 @@ fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
 }
 
 /// The framework's tables, the modules' tables, and a new incarnation.
-fn set_up(
+pub(super) fn set_up(
     path: &Path,
     session: &mut dyn Session,
     modules: &[(Arc<str>, &'static [Migration])],

@@ -5,9 +5,11 @@
 
 mod file;
 mod guard;
+mod memory;
 mod reader;
 mod statements;
 mod writer;
 
 pub use file::{Database, Identity, OpenError};
+pub use memory::{InMemory, Pending};
 pub use writer::{WriteError, WriterLimits};

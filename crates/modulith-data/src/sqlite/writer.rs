@@ -201,17 +201,17 @@ pub(super) fn run(connection: &Connection, guard: &Guard, queue: &Queue) {
 }
 
 /// What became of one piece of work within its batch.
-enum Ran {
+pub(super) enum Ran {
     Ok(Hooks),
     Failed(CallFault),
 }
 
 /// What waits to hear whether a piece of work stands. Dropped, it hears that it does not.
 #[derive(Default)]
-struct Hooks(Vec<Box<dyn FnOnce(bool) + Send>>);
+pub(super) struct Hooks(Vec<Box<dyn FnOnce(bool) + Send>>);
 
 impl Hooks {
-    fn end(&mut self, committed: bool) {
+    pub(super) fn end(&mut self, committed: bool) {
         for hook in self.0.drain(..) {
             hook(committed);
         }
@@ -317,12 +317,20 @@ fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> R
     if job.is_abandoned() {
         return not_run(NotRun::new(NotRunReason::Deadline, "the caller left before it began"));
     }
+    in_savepoint(session, |session| job.run(session))
+}
+
+/// Runs one piece of work so that it stands whole or not at all, and its neighbours stay as they are.
+pub(super) fn in_savepoint(
+    session: &mut WriteSession<'_>,
+    run: impl FnOnce(&mut dyn Session) -> Result<(), Fault>,
+) -> Ran {
     let connection = session.rights.connection;
     if let Err(error) = control(connection, "SAVEPOINT work") {
         return not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}")));
     }
     session.rights.act_as(None);
-    let result = catch_unwind(AssertUnwindSafe(|| job.run(session)));
+    let result = catch_unwind(AssertUnwindSafe(|| run(session)));
     session.rights.act_as(None);
     let hooks = std::mem::take(&mut session.hooks);
     if connection.is_autocommit() {
@@ -376,7 +384,7 @@ fn deferred_keys_pending(connection: &Connection) -> bool {
     code == ffi::SQLITE_OK && current != 0
 }
 
-fn control(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+pub(super) fn control(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
@@ -386,15 +394,15 @@ pub(super) fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-struct WriteSession<'c> {
+pub(super) struct WriteSession<'c> {
     rights: Rights<'c>,
-    now_ms: i64,
+    pub(super) now_ms: i64,
     /// Of the piece of work that runs.
     hooks: Hooks,
 }
 
 impl<'c> WriteSession<'c> {
-    fn new(rights: Rights<'c>) -> Self {
+    pub(super) fn new(rights: Rights<'c>) -> Self {
         Self { rights, now_ms: now_ms(), hooks: Hooks::default() }
     }
 

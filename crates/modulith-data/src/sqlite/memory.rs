@@ -1,0 +1,210 @@
+//! A database in memory, driven on the caller's thread one piece of work at a time: for simulators.
+//!
+//! Sessions, rights, savepoints and statements are those of a file. What differs is that the caller decides when
+//! work is committed, or that it never is, and what time it is.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::Arc;
+
+use modulith_core::{CallFault, Fault, NotRun, Snapshot};
+use rusqlite::Connection;
+
+use super::file::{Identity, OpenError, set_up};
+use super::guard::Guard;
+use super::statements::{Rights, configure};
+use super::writer::{Hooks, Ran, WriteSession, control, in_savepoint, with_setup_session};
+use crate::migrate::Migration;
+use crate::session::Session;
+
+/// See the module's documentation.
+pub struct InMemory {
+    connection: Connection,
+    guard: Arc<Guard>,
+    identity: Cell<Identity>,
+    tables: Vec<Table>,
+}
+
+struct Table {
+    name: String,
+    /// Migrations left rows in it.
+    is_seeded: bool,
+}
+
+/// Work that has run and is not committed. Dropped, it never was.
+#[must_use = "work that is not committed is taken back"]
+pub struct Pending<'d, T> {
+    database: &'d InMemory,
+    hooks: Hooks,
+    done: Option<T>,
+}
+
+impl InMemory {
+    /// An empty database with the tables of `modules`.
+    ///
+    /// # Errors
+    ///
+    /// A migration that cannot be applied.
+    pub fn open(modules: &[(Arc<str>, &'static [Migration])]) -> Result<Self, OpenError> {
+        let path = Path::new(":memory:");
+        let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
+        let mut connection = Connection::open_in_memory().map_err(sqlite)?;
+        configure(&connection).map_err(sqlite)?;
+        connection.pragma_update(None, "foreign_keys", "ON").map_err(sqlite)?;
+        let guard = Arc::new(Guard::default());
+        guard.install(&mut connection).map_err(sqlite)?;
+        let identity =
+            with_setup_session(&connection, &guard, |session| set_up(path, session, modules), sqlite)?;
+        let mut database = Self { connection, guard, identity: Cell::new(identity), tables: Vec::new() };
+        database.remember_seeds().map_err(sqlite)?;
+        Ok(database)
+    }
+
+    fn remember_seeds(&mut self) -> rusqlite::Result<()> {
+        let names: Vec<String> = self
+            .connection
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'modulith\\_\\_%' ESCAPE '\\'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        self.connection.execute_batch("ATTACH ':memory:' AS seed")?;
+        for name in names {
+            let rows: i64 =
+                self.connection
+                    .query_row(&format!("SELECT count(*) FROM main.{name}"), [], |row| row.get(0))?;
+            if rows > 0 {
+                self.connection
+                    .execute_batch(&format!("CREATE TABLE seed.{name} AS SELECT * FROM main.{name}"))?;
+            }
+            self.tables.push(Table { name, is_seeded: rows > 0 });
+        }
+        Ok(())
+    }
+
+    /// Who it is; its incarnation counts the processes that owned it.
+    pub fn identity(&self) -> Identity {
+        self.identity.get()
+    }
+
+    /// What a new process would do to it first: a new incarnation. Returns who it is from now on.
+    pub fn reopen(&self) -> Identity {
+        let mut identity = self.identity.get();
+        identity.incarnation += 1;
+        self.identity.set(identity);
+        identity
+    }
+
+    /// Runs work up to, and without, its commit.
+    ///
+    /// # Errors
+    ///
+    /// *Not run*: a fault or a panic; everything is taken back.
+    pub fn run<T>(
+        &self,
+        now_ms: i64,
+        work: impl FnOnce(&mut dyn Session) -> Result<T, Fault>,
+    ) -> Result<Pending<'_, T>, CallFault> {
+        let lost = |error: rusqlite::Error| {
+            CallFault::from(NotRun::new(modulith_core::NotRunReason::Fault, error.to_string()))
+        };
+        control(&self.connection, "BEGIN IMMEDIATE").map_err(lost)?;
+        let mut session = WriteSession::new(Rights::new(&self.connection, &self.guard));
+        session.now_ms = now_ms;
+        let mut done = None;
+        let ran = in_savepoint(&mut session, |session| {
+            done = Some(work(session)?);
+            Ok(())
+        });
+        match ran {
+            Ran::Ok(hooks) => Ok(Pending { database: self, hooks, done }),
+            Ran::Failed(fault) => {
+                control(&self.connection, "ROLLBACK").map_err(lost)?;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Reads with the rights of `module`, or with the framework's.
+    pub fn read<T>(
+        &self,
+        module: Option<&Arc<str>>,
+        now_ms: i64,
+        query: impl FnOnce(&Snapshot<'_>) -> T,
+    ) -> T {
+        let mut rights = Rights::new(&self.connection, &self.guard);
+        rights.act_as(module);
+        query(&Snapshot::new(&mut rights, now_ms))
+    }
+
+    /// Makes every table as it was after opening.
+    ///
+    /// # Errors
+    ///
+    /// SQLite's.
+    pub fn clear(&self) -> rusqlite::Result<()> {
+        control(&self.connection, "BEGIN IMMEDIATE")?;
+        control(&self.connection, "PRAGMA defer_foreign_keys = ON")?;
+        for Table { name, is_seeded } in &self.tables {
+            control(&self.connection, &format!("DELETE FROM main.{name}"))?;
+            if *is_seeded {
+                control(&self.connection, &format!("INSERT INTO main.{name} SELECT * FROM seed.{name}"))?;
+            }
+        }
+        control(&self.connection, "COMMIT")
+    }
+
+    /// Takes over all rows of a module from another database, as moving the module would.
+    ///
+    /// # Errors
+    ///
+    /// SQLite's.
+    pub fn take_module(&self, from: &InMemory, module: &str) -> rusqlite::Result<()> {
+        let prefix = format!("{module}_");
+        control(&self.connection, "BEGIN IMMEDIATE")?;
+        control(&self.connection, "PRAGMA defer_foreign_keys = ON")?;
+        for Table { name, .. } in self.tables.iter().filter(|table| table.name.starts_with(&prefix)) {
+            control(&self.connection, &format!("DELETE FROM main.{name}"))?;
+            let mut select = from.connection.prepare_cached(&format!("SELECT * FROM main.{name}"))?;
+            let columns = select.column_count();
+            let places = (1..=columns).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
+            let mut insert =
+                self.connection.prepare_cached(&format!("INSERT INTO main.{name} VALUES ({places})"))?;
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                let values: Vec<rusqlite::types::Value> =
+                    (0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
+                insert.execute(rusqlite::params_from_iter(values))?;
+            }
+        }
+        control(&self.connection, "COMMIT")
+    }
+}
+
+impl<T> Pending<'_, T> {
+    /// Makes it durable, and tells those who wait for that.
+    ///
+    /// # Errors
+    ///
+    /// *Not run*: a constraint that is checked at the commit.
+    pub fn commit(mut self) -> Result<T, CallFault> {
+        let done = self.done.take().expect("it is taken once, here");
+        match control(&self.database.connection, "COMMIT") {
+            Ok(()) => {
+                self.hooks.end(true);
+                Ok(done)
+            }
+            Err(error) => {
+                self.done = Some(done);
+                Err(NotRun::new(modulith_core::NotRunReason::Fault, error.to_string()).into())
+            }
+        }
+    }
+}
+
+impl<T> Drop for Pending<'_, T> {
+    fn drop(&mut self) {
+        if self.done.is_some() {
+            self.hooks.end(false);
+            control(&self.database.connection, "ROLLBACK").expect("a transaction in memory rolls back");
+        }
+    }
+}
