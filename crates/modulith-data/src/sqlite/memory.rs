@@ -23,6 +23,7 @@ pub struct InMemory {
     guard: Arc<Guard>,
     identity: Cell<Identity>,
     tables: Vec<Table>,
+    has_foreign_keys: bool,
 }
 
 struct Table {
@@ -55,7 +56,13 @@ impl InMemory {
         guard.install(&mut connection).map_err(sqlite)?;
         let identity =
             with_setup_session(&connection, &guard, |session| set_up(path, session, modules), sqlite)?;
-        let mut database = Self { connection, guard, identity: Cell::new(identity), tables: Vec::new() };
+        let mut database = Self {
+            connection,
+            guard,
+            identity: Cell::new(identity),
+            tables: Vec::new(),
+            has_foreign_keys: false,
+        };
         database.remember_seeds().map_err(sqlite)?;
         Ok(database)
     }
@@ -75,6 +82,12 @@ impl InMemory {
                 self.connection
                     .execute_batch(&format!("CREATE TABLE seed.{name} AS SELECT * FROM main.{name}"))?;
             }
+            let keys: i64 = self.connection.query_row(
+                &format!("SELECT count(*) FROM pragma_foreign_key_list('{name}')"),
+                [],
+                |row| row.get(0),
+            )?;
+            self.has_foreign_keys |= keys > 0;
             self.tables.push(Table { name, is_seeded: rows > 0 });
         }
         Ok(())
@@ -142,7 +155,7 @@ impl InMemory {
     /// SQLite's.
     pub fn clear(&self) -> rusqlite::Result<()> {
         control(&self.connection, "BEGIN IMMEDIATE")?;
-        control(&self.connection, "PRAGMA defer_foreign_keys = ON")?;
+        self.defer_foreign_keys()?;
         for Table { name, is_seeded } in &self.tables {
             control(&self.connection, &format!("DELETE FROM main.{name}"))?;
             if *is_seeded {
@@ -150,6 +163,15 @@ impl InMemory {
             }
         }
         control(&self.connection, "COMMIT")
+    }
+
+    /// Tables are filled and emptied in any order. The statement expires every prepared one, so it is left out where
+    /// it changes nothing.
+    fn defer_foreign_keys(&self) -> rusqlite::Result<()> {
+        if self.has_foreign_keys {
+            control(&self.connection, "PRAGMA defer_foreign_keys = ON")?;
+        }
+        Ok(())
     }
 
     /// Takes over all rows of a module from another database, as moving the module would.
@@ -160,7 +182,7 @@ impl InMemory {
     pub fn take_module(&self, from: &InMemory, module: &str) -> rusqlite::Result<()> {
         let prefix = format!("{module}_");
         control(&self.connection, "BEGIN IMMEDIATE")?;
-        control(&self.connection, "PRAGMA defer_foreign_keys = ON")?;
+        self.defer_foreign_keys()?;
         for Table { name, .. } in self.tables.iter().filter(|table| table.name.starts_with(&prefix)) {
             control(&self.connection, &format!("DELETE FROM main.{name}"))?;
             let mut select = from.connection.prepare_cached(&format!("SELECT * FROM main.{name}"))?;
