@@ -365,7 +365,7 @@ impl Hosted {
 
 fn effect_fn(served: &ServedMethod, contract: &str) -> Result<Arc<dyn EffectFn>, NotRun> {
     match &served.handler {
-        Handler::Effect { run } => Ok(run.clone()),
+        Handler::Effect { run, .. } => Ok(run.clone()),
         _ => Err(not_a(contract, served.name, "effect")),
     }
 }
