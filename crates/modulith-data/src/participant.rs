@@ -6,22 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use modulith_core::{
-    AnyBox, BoxFuture, CallFault, Context, EffectFn, EffectRan, Fault, Handler, NotRun, NotRunReason,
-    Outcome, PlanModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point, encode,
+    AnyBox, BoxFuture, CallFault, Codec, Context, EffectFn, EffectRan, Fault, Handler, NotRun, NotRunReason,
+    Outcome, PlanModel, ProviderModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point,
+    encode,
 };
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::inbox::{
-    self, CommandEnd, EffectStart, EffectTerms, Keyed, Known, LowWater, PRUNED_AT_ONCE, SealEnd, UndoEnd,
-    body_hash,
+    self, CommandEnd, EffectStart, Keyed, Known, LowWater, PRUNED_AT_ONCE, SealEnd, UndoEnd, body_hash,
 };
 use crate::saga::{Ask, Asked, Bytes, Modules, Run, RunEnd, SagaId, Told, run_steps};
-use crate::session::Session;
+use crate::session::{ModuleCode, Session};
 use crate::world::{Urgency, World};
-
-/// How long a provider is trusted to recognise an idempotency key: 24 hours, as Stripe documents for its own.
-pub const EFFECT_WINDOW_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// See the module's documentation.
 pub struct Participant<W> {
@@ -239,12 +236,11 @@ impl<W: World> Participant<W> {
     ) -> Result<Told, CallFault> {
         let module = self.modules.expect(contract).map_err(NotRun::from)?.clone();
         let served = module.expect_method(contract, method).map_err(NotRun::from)?;
-        let (codec, run) = (served.codec, effect_fn(served, contract)?);
-        let terms = EffectTerms { window_ms: EFFECT_WINDOW_MS, looks_up: false };
+        let (codec, (run, provider)) = (served.codec, effect_of(served, contract)?);
         let start = {
             let (module, name) = (module.clone(), method.to_owned());
             let work = move |session: &mut dyn Session| {
-                inbox::begin_effect(session, &module, &name, &key, &request, terms)
+                inbox::begin_effect(session, &module, &name, &key, &request, &provider)
             };
             self.world.commit(Urgency::Ordinary { deadline: context.deadline }, work).await?
         };
@@ -255,7 +251,10 @@ impl<W: World> Participant<W> {
             EffectStart::Sealed => return Ok(Told::Sealed { step }),
             EffectStart::Expired => return Ok(Told::Expired),
             EffectStart::KeyReused => return Err(NotRun::from(key_reused(contract, method, &key)).into()),
-            EffectStart::LookUp { .. } | EffectStart::Overdue => {
+            EffectStart::LookUp { first_at } => {
+                return self.look_up(module.clone(), contract, served, key, first_at, context).await;
+            }
+            EffectStart::LookUpLater | EffectStart::Overdue => {
                 let detail = format!(
                     "{contract}.{method} under {key} was attempted and its provider's window is over"
                 );
@@ -277,13 +276,59 @@ impl<W: World> Participant<W> {
                 return Err(not_run.into());
             }
         };
+        self.store(module, codec, key, &ran).await
+    }
+
+    /// Stores what an effect came to, and tells what stands.
+    async fn store(
+        &self,
+        module: Arc<ModuleCode>,
+        codec: Codec,
+        key: StepKey,
+        ran: &Ran,
+    ) -> Result<Told, CallFault> {
         let outcome =
-            codec.outcome(&ran).map_err(|fault| Unknown::new(UnknownReason::Unreadable, fault.message))?;
+            codec.outcome(ran).map_err(|fault| Unknown::new(UnknownReason::Unreadable, fault.message))?;
         let work = move |session: &mut dyn Session| inbox::end_effect(session, &module, &key, &outcome);
         match self.world.commit(Urgency::Reserved, work).await {
-            Ok(stands) => Ok(told_outcome(step, stands)),
+            Ok(stands) => Ok(told_outcome(usize::from(key.step), stands)),
             // The effect happened, so even a certain failure to store it leaves the attempt unknown.
             Err(fault) => Err(Unknown::new(UnknownReason::CommitLost, fault.to_string()).into()),
+        }
+    }
+
+    /// Asks the provider what it has under a key that it no longer recognises.
+    async fn look_up(
+        &self,
+        module: Arc<ModuleCode>,
+        contract: &str,
+        served: &ServedMethod,
+        key: StepKey,
+        first_at: i64,
+        context: Context,
+    ) -> Result<Told, CallFault> {
+        let (asks, provider) = effect_of(served, contract)?;
+        let look_up = provider.look_up.unwrap_or_default();
+        let finder = module.expect_method(contract, look_up).map_err(NotRun::from)?;
+        let (finds, _) = effect_of(finder, contract)?;
+        let context = Context { key: Some(key), ..context };
+        let found = match self.world.attempt(finds, context, Box::new(key)).await {
+            EffectRan::Done(found) => asks.found(found),
+            EffectRan::Refused(_) => return Err(unanswered(contract, look_up, "it declined").into()),
+            // Nothing is known that was not known before.
+            EffectRan::NotRun(not_run) => return Err(unanswered(contract, look_up, &not_run.detail).into()),
+            EffectRan::Unknown(unknown) => return Err(unanswered(contract, look_up, &unknown.detail).into()),
+        };
+        match found.map_err(|fault| unanswered(contract, look_up, &fault.message))? {
+            Some(ran) => self.store(module, served.codec, key, &ran).await,
+            None => {
+                let work = move |session: &mut dyn Session| {
+                    inbox::forget_looked_up(session, &module, &key, first_at)
+                };
+                self.world.commit(Urgency::Reserved, work).await?;
+                let detail = format!("the provider of {contract}.{} has nothing under {key}", served.name);
+                Err(NotRun::new(NotRunReason::Unavailable, detail).into())
+            }
         }
     }
 
@@ -336,15 +381,23 @@ fn told_outcome(step: usize, outcome: Outcome) -> Told {
     }
 }
 
-/// The code of an effect, or *not run* with the name of what is none.
-pub fn effect_fn(served: &ServedMethod, contract: &str) -> Result<Arc<dyn EffectFn>, NotRun> {
+/// The code of an effect and what is known of its provider, or *not run* with the name of what is none.
+pub fn effect_of(
+    served: &ServedMethod,
+    contract: &str,
+) -> Result<(Arc<dyn EffectFn>, ProviderModel), NotRun> {
     match &served.handler {
-        Handler::Effect { run, .. } => Ok(run.clone()),
+        Handler::Effect { run, provider } => Ok((run.clone(), *provider)),
         _ => Err(NotRun::new(
             NotRunReason::Incompatible,
             format!("{contract}.{} is no effect here", served.name),
         )),
     }
+}
+
+/// The effect stays as unknown as it was.
+fn unanswered(contract: &str, look_up: &str, why: &str) -> Unknown {
+    Unknown::new(UnknownReason::Provider, format!("{contract}.{look_up} found nothing out: {why}"))
 }
 
 /// A plan's request functions must be pure: the same input and answers gave other bytes than before.

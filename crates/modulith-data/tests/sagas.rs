@@ -4,11 +4,11 @@ use std::any::Any;
 use std::sync::Arc;
 
 use modulith_core::{
-    Answer, Command, ContractModel, Handle, Kind, MethodModel, Never, Outcome, Plan, PlanModel, Refusal,
-    Saga, Served, StepKey, Tx, decode,
+    Answer, Command, ContractModel, Handle, Kind, MethodModel, Never, Outcome, Plan, PlanModel,
+    ProviderModel, Refusal, Saga, Served, StepKey, Tx, decode,
 };
 use modulith_data::inbox::{
-    self, CommandEnd, EffectStart, EffectTerms, Keyed, Known, LowWater, SealEnd, UndoEnd, body_hash,
+    self, CommandEnd, EffectStart, Keyed, Known, LowWater, SealEnd, UndoEnd, body_hash,
 };
 use modulith_data::saga::{Heard, Modules, Next, Place, Run, RunEnd, SagaId, Walk, run_steps};
 use modulith_data::sqlite::{Database, WriterLimits};
@@ -304,11 +304,10 @@ async fn a_late_attempt_at_an_effect_changes_nothing() {
     let database = open(&folder);
     let (_, pot) = modules();
     let key = saga(&database, 1).key(0);
-    let terms = EffectTerms { window_ms: 60_000, looks_up: false };
     let begin = || {
         let pot = pot.clone();
         database.write(None, move |session| {
-            inbox::begin_effect(session, &pot, "charge", &key, b"the same bytes", terms)
+            inbox::begin_effect(session, &pot, "charge", &key, b"the same bytes", &ProviderModel::DEFAULT)
         })
     };
     let attempt = EffectStart::Attempt { request: b"the same bytes".to_vec() };

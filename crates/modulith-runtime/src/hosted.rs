@@ -11,7 +11,7 @@ use modulith_core::{
     NotRun, NotRunReason, Origin, Outcome, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point,
 };
 use modulith_data::inbox::{self, BodyHash, CommandEnd, Keyed, Known};
-use modulith_data::participant::{Participant, effect_fn};
+use modulith_data::participant::{Participant, effect_of};
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::Database;
 use modulith_data::{ModuleCode, Session, World};
@@ -172,7 +172,7 @@ impl Hosted {
         let run = || -> Result<_, NotRun> {
             let served = self.modules().expect(&contract)?.expect_method(&contract, &method)?;
             let request = (served.codec.decode_request)(&request)?;
-            Ok((served.codec, effect_fn(served, &contract)?, request))
+            Ok((served.codec, effect_of(served, &contract)?.0, request))
         };
         let (codec, run, request) = match run() {
             Ok(found) => found,
@@ -294,8 +294,8 @@ impl LocalCalls for LocalLink {
 
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan> {
         let context = Context { key: Some(self.hosted.keys.next()), ..Context::current() };
-        match effect_fn(self.method(method), self.contract_name()) {
-            Ok(run) => {
+        match effect_of(self.method(method), self.contract_name()) {
+            Ok((run, _)) => {
                 let hosted = self.hosted.clone();
                 Box::pin(async move { hosted.participant.world().attempt(run, context, request).await })
             }

@@ -1,18 +1,13 @@
 //! Effects: the intent before the attempt, what the attempt came to, and what holds when nobody knows.
 
-use modulith_core::{Fault, FaultKind, Outcome, Protection, StepKey, encode};
+use std::time::Duration;
+
+use modulith_core::{
+    Fault, FaultKind, LOOK_UP_DELAY, Outcome, Protection, ProviderModel, StepKey, Value, encode,
+};
 
 use super::{Claimed, NewRow, RowState, body_hash, claim, find, finish, forget, with_key};
 use crate::session::{ModuleCode, Session};
-
-/// What an effect's contract says about its provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EffectTerms {
-    /// How long the provider recognises a key, in milliseconds.
-    pub window_ms: i64,
-    /// Whether the provider can be asked what it has under a key.
-    pub looks_up: bool,
-}
 
 /// Whether an effect may be attempted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +17,13 @@ pub enum EffectStart {
         request: Vec<u8>,
     },
     /// It was attempted, nobody knows what came of it, and its provider no longer recognises the key: the same
-    /// bytes would be a second effect. Look the key up.
+    /// bytes would be a second effect. Look the key up; the intent is of this time.
     LookUp {
-        request: Vec<u8>,
+        first_at: i64,
     },
-    /// The same, and the provider cannot be asked.
+    /// The same, and the provider cannot be asked yet: an attempt may still be on its way to it.
+    LookUpLater,
+    /// The same, and the provider cannot be asked at all.
     Overdue,
     Stored(Outcome),
     Sealed,
@@ -41,7 +38,7 @@ pub fn begin_effect(
     method: &str,
     key: &StepKey,
     request: &[u8],
-    terms: EffectTerms,
+    provider: &ProviderModel,
 ) -> Result<EffectStart, Fault> {
     let hash = body_hash(request);
     let row = NewRow {
@@ -52,18 +49,13 @@ pub fn begin_effect(
         answer: None,
         expires_at: None,
     };
-    if !Protection::Intent.is_on() {
-        let row = find(session, module, key)?;
-        return match row {
-            Some(row) if matches!(row.state, RowState::Done | RowState::Refused) => {
-                row.outcome().map(EffectStart::Stored)
-            }
-            Some(row) if row.state == RowState::Sealed => Ok(EffectStart::Sealed),
-            _ => Ok(EffectStart::Attempt { request: request.to_owned() }),
-        };
-    }
     let row = match claim(session, module, key, &row)? {
-        Claimed::New => return Ok(EffectStart::Attempt { request: request.to_owned() }),
+        Claimed::New => {
+            if !Protection::Intent.is_on() {
+                forget(session, module, key)?;
+            }
+            return Ok(EffectStart::Attempt { request: request.to_owned() });
+        }
         Claimed::Expired => return Ok(EffectStart::Expired),
         Claimed::Met(row) => row,
     };
@@ -73,25 +65,21 @@ pub fn begin_effect(
         RowState::Done | RowState::Refused => row.outcome().map(EffectStart::Stored),
         RowState::Started => {
             let age_ms = session.now_ms() - row.first_at;
-            let request = row.request.unwrap_or_default();
-            if age_ms > terms.window_ms && Protection::EffectWindow.is_on() {
-                return Ok(match terms.looks_up {
-                    true => EffectStart::LookUp { request },
-                    false => EffectStart::Overdue,
+            if age_ms > millis(provider.window) && Protection::EffectWindow.is_on() {
+                return Ok(match provider.look_up {
+                    None => EffectStart::Overdue,
+                    Some(_) if age_ms <= millis(provider.window + LOOK_UP_DELAY) => EffectStart::LookUpLater,
+                    Some(_) => EffectStart::LookUp { first_at: row.first_at },
                 });
             }
             with_key(key, &[], |values| session.execute(&module.inbox.attempt, values))?;
-            Ok(EffectStart::Attempt { request })
+            Ok(EffectStart::Attempt { request: row.request.unwrap_or_default() })
         }
     }
 }
 
-/// Begins the window of an intent anew: the provider was asked and has nothing under its key, so that the effect
-/// certainly never happened and an attempt is as safe as the first one was.
-pub fn renew_effect(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<(), Fault> {
-    let now_ms = session.now_ms();
-    let more = [modulith_core::Value::Integer(now_ms)];
-    with_key(key, &more, |values| session.execute(&module.inbox.renew, values)).map(drop)
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Stores what an attempt at an effect came to, and returns what stands: an attempt that ends late finds what
@@ -103,15 +91,7 @@ pub fn end_effect(
     outcome: &Outcome,
 ) -> Result<Outcome, Fault> {
     if !Protection::Intent.is_on() {
-        let row = NewRow {
-            method: "",
-            hash: &[],
-            state: RowState::Started,
-            request: None,
-            answer: None,
-            expires_at: None,
-        };
-        claim(session, module, key, &row)?;
+        claim(session, module, key, &NewRow::bare(RowState::Started))?;
     }
     match outcome {
         Outcome::Done(answer) => finish(session, module, key, RowState::Done, answer)?,
@@ -124,4 +104,16 @@ pub fn end_effect(
 /// Takes back the intent of an effect whose only attempt certainly never left.
 pub fn forget_effect(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<(), Fault> {
     forget(session, module, key)
+}
+
+/// Takes back the intent of an effect that its provider was asked for and has not: the effect certainly never
+/// happened. An intent of another time stays: it was renewed since the provider was asked.
+pub fn forget_looked_up(
+    session: &mut dyn Session,
+    module: &ModuleCode,
+    key: &StepKey,
+    first_at: i64,
+) -> Result<(), Fault> {
+    let more = [Value::Integer(first_at)];
+    with_key(key, &more, |values| session.execute(&module.inbox.forget_since, values)).map(drop)
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 mod effect;
 mod water;
 
-pub use effect::{EffectStart, EffectTerms, begin_effect, end_effect, forget_effect, renew_effect};
+pub use effect::{EffectStart, begin_effect, end_effect, forget_effect, forget_looked_up};
 pub use water::{LowWater, OPEN_BELOW_MAX, raise};
 
 use crate::session::{ModuleCode, Session};
@@ -42,8 +42,8 @@ pub(crate) struct InboxSql {
     overwrite: String,
     find: String,
     attempt: String,
-    renew: String,
     forget: String,
+    forget_since: String,
     prune: String,
     water: water::WaterSql,
 }
@@ -69,10 +69,10 @@ impl InboxSql {
                 "SELECT state, body_hash, request, answer, first_at FROM {module}__inbox WHERE {key}"
             ),
             attempt: format!("UPDATE {module}__inbox SET attempts = attempts + 1 WHERE {key}"),
-            renew: format!(
-                "UPDATE {module}__inbox SET attempts = attempts + 1, first_at = $6 WHERE {key} AND state = 0"
-            ),
             forget: format!("DELETE FROM {module}__inbox WHERE {key} AND state = 0 AND attempts = 1"),
+            forget_since: format!(
+                "DELETE FROM {module}__inbox WHERE {key} AND state = 0 AND first_at = $6"
+            ),
             prune: format!(
                 "DELETE FROM {module}__inbox WHERE (src, seq, step, dir, origin) IN
                  (SELECT src, seq, step, dir, origin FROM {module}__inbox WHERE expires_at < $1 LIMIT {PRUNED_AT_ONCE})"
@@ -161,6 +161,13 @@ struct NewRow<'a> {
     request: Option<&'a [u8]>,
     answer: Option<&'a [u8]>,
     expires_at: Option<i64>,
+}
+
+impl NewRow<'_> {
+    /// A row that stands for no request.
+    fn bare(state: RowState) -> Self {
+        Self { method: "", hash: &[], state, request: None, answer: None, expires_at: None }
+    }
 }
 
 fn insert(session: &mut dyn Session, sql: &str, key: &StepKey, row: &NewRow<'_>) -> Result<bool, Fault> {
@@ -400,15 +407,7 @@ pub enum SealEnd {
 
 /// Makes sure that a key never runs, unless it already has.
 pub fn seal(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<SealEnd, Fault> {
-    let row = NewRow {
-        method: "",
-        hash: &[],
-        state: RowState::Sealed,
-        request: None,
-        answer: None,
-        expires_at: None,
-    };
-    let row = match claim(session, module, key, &row)? {
+    let row = match claim(session, module, key, &NewRow::bare(RowState::Sealed))? {
         Claimed::New => return Ok(SealEnd::Sealed),
         Claimed::Expired => return Ok(SealEnd::Expired),
         Claimed::Met(row) => row,
