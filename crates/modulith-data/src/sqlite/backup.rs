@@ -79,14 +79,23 @@ pub fn copy(database: &Path, copy: &Path) -> Result<Copied, BackupError> {
     source.execute("VACUUM INTO $1", [name]).map_err(sqlite(database))?;
     drop(source);
     let (id, incarnation) = identity(&unfinished, &connect(&unfinished, OpenFlags::SQLITE_OPEN_READ_ONLY)?)?;
-    let mut digest = Digest::default();
-    let mut file = File::open(&unfinished).map_err(io(&unfinished))?;
-    pour(&mut file, &mut [&mut digest]).map_err(io(&unfinished))?;
-    file.sync_all().map_err(io(&unfinished))?;
+    let (bytes, sha256) = digest(&unfinished)?;
+    File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io(&unfinished))?;
     std::fs::rename(&unfinished, copy).map_err(io(copy))?;
     sync_folder(copy)?;
-    let (bytes, sha256) = digest.finish();
     Ok(Copied { id, incarnation, bytes, sha256 })
+}
+
+/// The length of a file, and its SHA-256 in lower-case hexadecimal digits.
+///
+/// # Errors
+///
+/// What the operating system says.
+pub fn digest(path: &Path) -> Result<(u64, String), BackupError> {
+    let mut digest = Digest::default();
+    let poured = File::open(path).and_then(|mut file| pour(&mut file, &mut [&mut digest]));
+    poured.map_err(io(path))?;
+    Ok(digest.finish())
 }
 
 /// A database whose owner does not run, and cannot start while this lives.
