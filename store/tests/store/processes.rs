@@ -14,7 +14,7 @@ async fn split() -> anyhow::Result<Application> {
     Application::start(program().path(), "split", Some(&split_topology()), &[]).await
 }
 
-fn is_alive(process: u32) -> bool {
+pub(crate) fn is_alive(process: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
