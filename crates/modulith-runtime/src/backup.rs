@@ -5,6 +5,7 @@
 
 mod manifest;
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -95,7 +96,8 @@ fn copy_placement(data: &Path, folder: &Path) -> anyhow::Result<String> {
     Ok(backup::digest(&to)?.1)
 }
 
-/// Puts the databases of the backup in `folder` into the place of those in `data`, or that of one service alone.
+/// Puts the databases of the backup in `folder` into the place of those in `data`, or that of the service `only`. No service of
+/// the topology may run.
 ///
 /// Everything is checked before anything is changed. Databases from before are set aside, never deleted. After a
 /// crash each database is the one from before or the restored one; the same call again restores all of them.
@@ -133,13 +135,15 @@ pub(crate) fn restore(
     }
     let chosen = manifest.choose(topology, data, only)?;
 
-    // All locks come first, so that nothing starts halfway.
-    let stopped = chosen.iter().map(|(service, _)| stop(topology, service, data));
-    let stopped: Vec<Stopped> = stopped.collect::<anyhow::Result<_>>()?;
-    let prepared = chosen
-        .iter()
-        .zip(stopped)
-        .map(|((_, copy), stopped)| stopped.prepare(&folder.join(&copy.file), &copy.copied()));
+    // Also those of services that keep their database: a saga at work would go on with answers that are gone. From
+    // here on nothing starts.
+    let mut stopped: BTreeMap<&str, Stopped> = (topology.services.iter())
+        .map(|service| Ok((&*service.name, stop(topology, service, data)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let prepared = chosen.iter().map(|(service, copy)| {
+        let stopped = stopped.remove(&*service.name).expect("every service of the topology was stopped");
+        stopped.prepare(&folder.join(&copy.file), &copy.copied())
+    });
     let prepared: Vec<_> = prepared.collect::<Result<_, _>>()?;
     placement::adopt(folder, data)?;
     for ((service, copy), prepared) in chosen.iter().zip(prepared) {
@@ -163,9 +167,8 @@ pub(crate) fn restore(
 
 fn stop(topology: &Topology, service: &ServiceSection, data: &Path) -> anyhow::Result<Stopped> {
     Stopped::lock(&topology.database_path(service, data)).map_err(|error| match error {
-        OpenError::InUse { .. } => {
-            anyhow::Error::new(error).context(format!("service `{}` runs; stop it first", service.name))
-        }
+        OpenError::InUse { .. } => anyhow::Error::new(error)
+            .context(format!("service `{}` runs; stop the application first", service.name)),
         error => error.into(),
     })
 }

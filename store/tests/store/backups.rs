@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use modulith_test::{Application, children, kill, until};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::processes::is_alive;
 use crate::shop::{
@@ -296,11 +298,28 @@ async fn what_cannot_be_restored_is_refused_and_changes_nothing() -> anyhow::Res
     let process = format!("(process {users})");
     refused(&["backup"], &folder, split, &["holds files already"]).await?;
     refused(&["backup"], &folders.path().join("x"), None, &["`users` is in users.db"]).await?;
-    refused(&["restore"], &folder, split, &["service `users` runs; stop it first", &process]).await?;
+    refused(&["restore"], &folder, split, &["service `users` runs; stop the application first", &process])
+        .await?;
 
     kill_all(&app).await;
     refused(&["restore"], &folder, None, &["another topology", "`users` is in users.db"]).await?;
     refused(&["restore", "--service", "carts"], &folder, split, &["no service `carts`", "users"]).await?;
+
+    // One service alone needs all of them stopped too: a saga at work knows answers that would be gone.
+    let mut alone = tokio::process::Command::new(env!("CARGO_BIN_EXE_store"))
+        .args(["run", "--service", "users", "--data"])
+        .arg(app.data())
+        .arg("--topology")
+        .arg(split_topology())
+        .env("MODULITH_CONTROL", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(alone.stdout.take().context("piped")?).lines();
+    while lines.next_line().await?.context("the service goes on")? != "ready" {}
+    refused(&["restore", "--service", "cart"], &folder, split, &["service `users` runs"]).await?;
+    alone.kill().await?;
 
     // Another distribution over the same files.
     let merged = folders.path().join("merged.toml");
