@@ -165,6 +165,24 @@ async fn the_log_of_the_database_from_before_stays_with_it() {
     assert_eq!(pairs(&killed), (1, 1, 0), "nothing of the log got into the restored one");
 }
 
+/// What a reader still needs of the log cannot be folded into the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_waits_for_nobody_who_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy, copied) = copied(folder.path(), 1).await;
+    let database = open(&path);
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM pair_left").unwrap();
+    insert(&database, 1).await;
+    drop(database);
+    let refused = restore(&path, &copy, &copied).unwrap_err();
+    assert!(matches!(&refused, BackupError::Read { .. }), "{refused}");
+    drop(reader);
+    assert_eq!(pairs(&path), (2, 2, 1), "it is as it was");
+    restore(&path, &copy, &copied).unwrap();
+    assert_eq!(pairs(&path), (1, 1, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_opened_is_set_aside_with_its_log() {
     let folder = tempfile::tempdir().unwrap();

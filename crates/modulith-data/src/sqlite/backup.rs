@@ -293,6 +293,8 @@ fn fold(path: &Path) -> Result<(), BackupError> {
         return Ok(());
     }
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // The lock is ours, so whoever reads is no service, and may read for long.
+    connection.busy_timeout(Duration::ZERO).map_err(sqlite(path))?;
     match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)) {
         Ok(0) => Ok(()),
         Ok(_) => Err(BackupError::Read { path: path.to_owned() }),
