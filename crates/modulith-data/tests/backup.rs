@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use modulith_core::Fault;
-use modulith_data::sqlite::backup::{self, BackupError, Copied, Restored, Stopped};
+use modulith_data::sqlite::backup::{self, BackupError, Copied, Stopped};
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_data::{Migration, ModuleCode, Session};
 use rusqlite::Connection;
+use uuid::Uuid;
 
 /// Each row has a twin, written by the same command.
 const PAIR: &[Migration] = &[Migration {
@@ -41,8 +42,14 @@ fn pairs(path: &Path) -> (i64, i64, i64) {
     connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
 }
 
+/// Where the database from before is, whose copy it is, and who it is now.
+type Restored = (Option<PathBuf>, Uuid, Uuid);
+
 fn restore(path: &Path, copy: &Path, copied: &Copied) -> Result<Restored, BackupError> {
-    Stopped::lock(path)?.prepare(copy, copied)?.replace()
+    let restored = Stopped::lock(path)?.prepare(copy, copied)?.replace()?;
+    let started = Stopped::lock(path).err().map(|error| error.to_string());
+    assert!(started.is_some_and(|error| error.contains("in use")), "it is kept from starting to the end");
+    Ok((restored.replaced, restored.previous, restored.id))
 }
 
 /// A database of `rows` pairs, closed, and its copy.
@@ -117,12 +124,12 @@ async fn a_restored_database_is_another_one_with_the_same_secret() {
     assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
     drop(database);
 
-    let restored = restore(&path, &copy, &copied).unwrap();
-    let replaced = restored.replaced.expect("there was a database");
+    let (replaced, previous, id) = restore(&path, &copy, &copied).unwrap();
+    let replaced = replaced.expect("there was a database");
     assert_eq!(pairs(&replaced), (2, 2, 1), "the one from before keeps what it had");
     let database = open(&path);
     let second = database.identity();
-    assert_eq!((restored.previous, restored.id), (first.id, second.id));
+    assert_eq!((previous, id), (first.id, second.id));
     assert_ne!(second.id, first.id);
     assert_eq!(second.incarnation, first.incarnation + 2, "one for the restore, one for this opening");
     assert_eq!(second.secret, first.secret);
@@ -160,8 +167,8 @@ async fn the_log_of_the_database_from_before_stays_with_it() {
         std::fs::copy(format!("{}{suffix}", path.display()), format!("{}{suffix}", killed.display()))
             .unwrap();
     }
-    let restored = restore(&killed, &copy, &copied).unwrap();
-    assert_eq!(pairs(&restored.replaced.expect("there was a database")), (40, 40, 39));
+    let (replaced, ..) = restore(&killed, &copy, &copied).unwrap();
+    assert_eq!(pairs(&replaced.expect("there was a database")), (40, 40, 39));
     assert_eq!(pairs(&killed), (1, 1, 0), "nothing of the log got into the restored one");
 }
 
@@ -190,7 +197,7 @@ async fn a_database_that_cannot_be_opened_is_set_aside_with_its_log() {
     for damaged in ["cut off", &"no database, but somebody's".repeat(1_000)] {
         std::fs::write(&path, damaged).unwrap();
         std::fs::write(folder.path().join("a.db-wal"), "its log").unwrap();
-        let replaced = restore(&path, &copy, &copied).unwrap().replaced.expect("there was a file");
+        let replaced = restore(&path, &copy, &copied).unwrap().0.expect("there was a file");
         assert_eq!(std::fs::read_to_string(&replaced).unwrap(), damaged);
         assert_eq!(std::fs::read_to_string(format!("{}-wal", replaced.display())).unwrap(), "its log");
         assert_eq!(pairs(&path), (3, 3, 2));
@@ -204,8 +211,8 @@ async fn a_lost_database_comes_back_and_a_missing_one_is_named() {
     std::fs::remove_file(&path).unwrap();
     let missing = backup::copy(&path, &folder.path().join("other.db")).unwrap_err();
     assert_eq!(missing.to_string(), format!("{}: there is no such database", path.display()));
-    let restored = restore(&path, &copy, &copied).unwrap();
-    assert_eq!(restored.replaced, None);
+    let (replaced, ..) = restore(&path, &copy, &copied).unwrap();
+    assert_eq!(replaced, None);
     assert_eq!(pairs(&path), (3, 3, 2));
     let missing = restore(&path, &folder.path().join("gone.db"), &copied).unwrap_err();
     assert!(missing.to_string().ends_with("gone.db: there is no such database"), "{missing}");
@@ -242,7 +249,7 @@ async fn a_copy_that_is_not_what_was_written_is_refused() {
         ),
         (
             "another database's",
-            |_, copied| copied.id = uuid::Uuid::nil(),
+            |_, copied| copied.id = Uuid::nil(),
             "it is not of database 00000000-0000-0000-0000-000000000000",
         ),
         (

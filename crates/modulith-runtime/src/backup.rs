@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use modulith_core::crash_point;
 use modulith_data::sqlite::OpenError;
-use modulith_data::sqlite::backup::{self, BackupError, Copied, Stopped, utc_now};
+use modulith_data::sqlite::backup::{self, BackupError, Copied, Prepared, Stopped, utc_now};
 
 use crate::app::App;
 use crate::placement;
@@ -68,7 +68,9 @@ fn claim(folder: &Path) -> anyhow::Result<()> {
     if entries.count() > 0 {
         bail!("{} holds files already; name a new folder, or an empty one", folder.display());
     }
-    Ok(())
+    // So that a folder that was made is still there after a power cut.
+    let parent = folder.join("..");
+    File::open(&parent).and_then(|parent| parent.sync_all()).with_context(|| parent.display().to_string())
 }
 
 fn copy_all(topology: &Topology, data: &Path, folder: &Path) -> Result<Vec<Copied>, BackupError> {
@@ -146,8 +148,8 @@ pub(crate) fn restore(
     });
     let prepared: Vec<_> = prepared.collect::<Result<_, _>>()?;
     placement::adopt(folder, data)?;
-    for ((service, copy), prepared) in chosen.iter().zip(prepared) {
-        let restored = prepared.replace()?;
+    let restored: Vec<_> = prepared.into_iter().map(Prepared::replace).collect::<Result<_, _>>()?;
+    for ((service, copy), restored) in chosen.iter().zip(restored) {
         println!("{}: restored from {}", service.name, folder.join(&copy.file).display());
         println!("  the database was {}; it is now {}", restored.previous, restored.id);
         if let Some(replaced) = restored.replaced {

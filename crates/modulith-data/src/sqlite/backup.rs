@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use modulith_core::crash_point;
@@ -114,8 +115,8 @@ impl Stopped {
         Ok(Self { path: path.to_owned(), lock: lock(path)? })
     }
 
-    /// Puts a copy beside the database, checks it, and gives it an identity of its own. The database is not
-    /// touched.
+    /// Puts a copy beside the database, checks it, and gives it an identity of its own. The database keeps its
+    /// content; its write-ahead log is folded into it.
     ///
     /// The new identity is what keeps the sagas that the restored database begins apart from those which the
     /// database began after the copy was made: they count through the same numbers, and other databases still hold
@@ -124,7 +125,7 @@ impl Stopped {
     /// # Errors
     ///
     /// [`BackupError::Damaged`] if the copy is not the one that is expected or SQLite finds it inconsistent;
-    /// [`OpenError::Newer`] if a newer version wrote it.
+    /// [`OpenError::Newer`] if a newer version wrote it; [`BackupError::Read`] while a backup reads the database.
     pub fn prepare(self, copy: &Path, expected: &Copied) -> Result<Prepared, BackupError> {
         let restoring = beside(&self.path, ".restoring");
         // What an earlier attempt left.
@@ -136,9 +137,12 @@ impl Stopped {
             restoring,
             previous: expected.id,
             id: Uuid::now_v7(),
-            _lock: self.lock,
+            lock: Arc::new(self.lock),
         };
         prepared.fill(copy, expected)?;
+        if prepared.path.exists() {
+            fold(&prepared.path)?;
+        }
         crash_point(|| prepared.place("prepared"));
         Ok(prepared)
     }
@@ -150,12 +154,11 @@ pub struct Prepared {
     restoring: PathBuf,
     previous: Uuid,
     id: Uuid,
-    /// Held, not read: dropping it lets a service start.
-    _lock: File,
+    lock: Arc<File>,
 }
 
-/// What a restore has done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a restore has done. A service can start on the database when this is dropped.
+#[derive(Debug)]
 pub struct Restored {
     /// Where the database from before is now, if there was one.
     pub replaced: Option<PathBuf>,
@@ -163,6 +166,8 @@ pub struct Restored {
     pub previous: Uuid,
     /// Who it is from now on.
     pub id: Uuid,
+    /// Held, not read: others of the same restore may have to be replaced first.
+    _lock: Arc<File>,
 }
 
 impl Prepared {
@@ -226,20 +231,19 @@ impl Prepared {
     /// Sets the database from before aside and puts the copy into its place, in one step: a crash leaves either of
     /// them, whole, and the restore can be done again from its beginning.
     ///
-    /// The database from before keeps every transaction that it had: its write-ahead log is folded into it, or kept
-    /// beside it if the database is damaged.
+    /// The database from before keeps every transaction that it had. If it is damaged, so that its write-ahead log
+    /// could not be folded, that is kept beside it.
     ///
     /// # Errors
     ///
-    /// [`BackupError::Read`] while a backup reads the database, or what the operating system says. After an error
-    /// the database is one of the two, as after a crash.
+    /// What the operating system says. After an error the database is one of the two, as after a crash.
     pub fn replace(self) -> Result<Restored, BackupError> {
         let replaced = self.set_aside()?;
         crash_point(|| self.place("aside"));
         std::fs::rename(&self.restoring, &self.path).map_err(io(&self.path))?;
         sync_folder(&self.path)?;
         crash_point(|| self.place("replaced"));
-        Ok(Restored { replaced, previous: self.previous, id: self.id })
+        Ok(Restored { replaced, previous: self.previous, id: self.id, _lock: self.lock.clone() })
     }
 
     /// Gives the database a second name, so that the rename which takes its first one loses nothing. No log may be
@@ -248,9 +252,6 @@ impl Prepared {
         let stamp = utc_now().replace(['-', ':'], "");
         let aside = beside(&self.path, &format!(".replaced-{stamp}"));
         let exists = self.path.exists();
-        if exists {
-            fold(&self.path)?;
-        }
         let log = beside(&self.path, "-wal");
         if std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
             let log_aside = beside(&aside, "-wal");
