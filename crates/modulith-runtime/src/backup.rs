@@ -98,8 +98,8 @@ fn copy_placement(data: &Path, folder: &Path) -> anyhow::Result<String> {
     Ok(backup::digest(&to)?.1)
 }
 
-/// Puts the databases of the backup in `folder` into the place of those in `data`, or that of the service `only`. No service of
-/// the topology may run.
+/// Puts the databases of the backup in `folder` into the place of those in `data`, or that of the service `only`. No
+/// service of the topology may run.
 ///
 /// Everything is checked before anything is changed. Databases from before are set aside, never deleted. After a
 /// crash each database is the one from before or the restored one; the same call again restores all of them.
