@@ -26,7 +26,7 @@ impl App {
         self
     }
 
-    /// A command of the application's own, beside `run`, `check` and `graph`.
+    /// A command of the application's own, beside the framework's.
     pub fn command(mut self, command: Command) -> Self {
         self.commands.push(command);
         self

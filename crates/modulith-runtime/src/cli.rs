@@ -1,6 +1,6 @@
 //! The command line: the application's own binary is the tool.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 
@@ -38,7 +38,7 @@ impl Command {
 /// The whole `main` of an application: reads the command line, does what it says, returns the exit code.
 ///
 /// `NAME [run] [--topology FILE] [--service NAME] [--data DIR] [--listen ADDR] [--log text|json]`,
-/// `NAME check`, `NAME graph`, and the application's own commands.
+/// `NAME check`, `NAME graph`, `NAME backup DIR`, `NAME restore DIR [--service NAME]`, and the application's own commands.
 pub fn main(app: App) -> ExitCode {
     let matches = match cli(&app).try_get_matches() {
         Ok(matches) => matches,
@@ -51,6 +51,8 @@ pub fn main(app: App) -> ExitCode {
     match matches.subcommand() {
         Some(("check", matches)) => check(&app, matches),
         Some(("graph", matches)) => graph(&app, matches),
+        Some(("backup", matches)) => backup(&app, matches),
+        Some(("restore", matches)) => restore(&app, matches),
         Some(("run", matches)) => run(app, matches),
         Some((name, own)) => match app.commands.iter().find(|command| command.clap.get_name() == name) {
             Some(command) => on_runtime(own_command(command.run, own.clone())),
@@ -88,6 +90,22 @@ fn cli(app: &App) -> clap::Command {
                         .default_value("mermaid"),
                 ),
         )
+        .subcommand(
+            clap::Command::new("backup")
+                .about("copy every database into a folder, while the application runs or not")
+                .args([folder_arg("a new folder, or an empty one"), topology_arg(), data_arg()]),
+        )
+        .subcommand(
+            clap::Command::new("restore")
+                .about("put the databases of a backup into the place of the present ones; the application must not run")
+                .args([folder_arg("a folder that `backup` has written"), topology_arg(), data_arg()])
+                .arg(
+                    Arg::new("service")
+                        .long("service")
+                        .value_name("NAME")
+                        .help("restore the database of this service alone"),
+                ),
+        )
         .subcommands(own)
 }
 
@@ -106,6 +124,10 @@ fn data_arg() -> Arg {
         .value_parser(value_parser!(PathBuf))
         .default_value("./data")
         .help("where databases and keys live")
+}
+
+fn folder_arg(help: &'static str) -> Arg {
+    Arg::new("folder").value_name("DIR").required(true).value_parser(value_parser!(PathBuf)).help(help)
 }
 
 fn run_args() -> [Arg; 5] {
@@ -164,6 +186,41 @@ fn graph(app: &App, matches: &ArgMatches) -> ExitCode {
         }
         Err(problems) => {
             eprintln!("{problems}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn backup(app: &App, matches: &ArgMatches) -> ExitCode {
+    match topology(app, matches) {
+        Ok(topology) => {
+            done(crate::backup::backup(app, &topology, path(matches, "data"), path(matches, "folder")))
+        }
+        Err(code) => code,
+    }
+}
+
+fn restore(app: &App, matches: &ArgMatches) -> ExitCode {
+    let service = matches.get_one::<String>("service").map(String::as_str);
+    match topology(app, matches) {
+        Ok(topology) => {
+            let (data, folder) = (path(matches, "data"), path(matches, "folder"));
+            done(crate::backup::restore(app, &topology, data, folder, service))
+        }
+        Err(code) => code,
+    }
+}
+
+/// An argument that is required or has a default.
+fn path<'a>(matches: &'a ArgMatches, name: &str) -> &'a Path {
+    matches.get_one::<PathBuf>(name).expect("clap refuses a command line without it")
+}
+
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
             ExitCode::from(1)
         }
     }

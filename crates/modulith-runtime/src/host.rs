@@ -105,7 +105,8 @@ pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Re
     Ok(placement::remember(data, topology, model)?)
 }
 
-fn create_private(folder: &Path) -> Result<(), StartError> {
+/// Makes a folder that nobody else can look into.
+pub(crate) fn create_private(folder: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|error| StartError::Folder { path: folder.to_owned(), error })

@@ -1,6 +1,7 @@
 //! Runs a modulith application: topology, services, supervision, health, command line.
 
 mod app;
+mod backup;
 mod check;
 pub mod cli;
 mod client;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::AppModel;
 use crate::topology::Topology;
 
-const FILE: &str = "placement.toml";
+pub(crate) const FILE: &str = "placement.toml";
 /// Held while the file is read and written, since the services of a topology start at once.
 const LOCK: &str = "placement.lock";
 const FORMAT: u32 = 1;
@@ -47,6 +47,8 @@ pub enum PlacementError {
         file.display(), database.display()
     )]
     Lost { file: PathBuf, database: PathBuf },
+    #[error("{}: missing; no application was started on this folder", file.display())]
+    Missing { file: PathBuf },
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
 }
@@ -98,11 +100,7 @@ impl fmt::Display for Lines<'_> {
 ///
 /// Every module whose data is elsewhere; a file that cannot be read or written.
 pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Result<(), PlacementError> {
-    let lock_path = data.join(LOCK);
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-    // Let go when the file is closed, also by a crash.
-    let _lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|error| at(&lock_path, error))?;
-
+    let _lock = lock(data)?;
     let file = data.join(FILE);
     let found = read(&file)?;
     if found.is_none() {
@@ -110,34 +108,78 @@ pub(crate) fn remember(data: &Path, topology: &Topology, model: &AppModel) -> Re
     }
     let is_new = found.is_none();
     let mut placement = found.unwrap_or_else(|| Placement { format: FORMAT, modules: BTreeMap::new() });
-    let mut moved = Vec::new();
-    let mut added = 0;
-    for module in &model.modules {
-        let Some(service) = topology.service_of(module.name) else {
-            continue;
-        };
-        let wanted = relative(data, service.database_file());
-        match placement.modules.get(module.name) {
-            Some(is) if *is == wanted => {}
-            Some(is) => moved.push(Moved {
-                module: module.name.to_owned(),
-                is: is.clone(),
-                wanted,
-                service: service.name.clone(),
-            }),
-            None => {
-                placement.modules.insert(module.name.to_owned(), wanted);
-                added += 1;
-            }
-        }
-    }
-    if !moved.is_empty() {
-        return Err(PlacementError::Moved(moved));
-    }
-    if is_new || added > 0 {
+    let added = placement.compare(data, topology, model)?;
+    if is_new || !added.is_empty() {
+        placement.modules.extend(added);
         write(data, &file, &placement)?;
     }
     Ok(())
+}
+
+/// Compares the topology with the placement in `folder`, and changes nothing: that of a data folder, or the one that
+/// a backup of it has.
+///
+/// # Errors
+///
+/// Every module whose data is elsewhere; a file that is missing or cannot be read.
+pub(crate) fn verify(
+    folder: &Path,
+    data: &Path,
+    topology: &Topology,
+    model: &AppModel,
+) -> Result<(), PlacementError> {
+    let file = folder.join(FILE);
+    let placement = read(&file)?.ok_or(PlacementError::Missing { file })?;
+    placement.compare(data, topology, model).map(drop)
+}
+
+/// Gives a data folder without a placement the one of a backup.
+pub(crate) fn adopt(backup: &Path, data: &Path) -> Result<(), PlacementError> {
+    let _lock = lock(data)?;
+    let (from, file) = (backup.join(FILE), data.join(FILE));
+    if read(&file)?.is_some() {
+        return Ok(());
+    }
+    let placement = read(&from)?.ok_or(PlacementError::Missing { file: from })?;
+    write(data, &file, &placement)
+}
+
+impl Placement {
+    /// The modules that are new, with where they go.
+    fn compare(
+        &self,
+        data: &Path,
+        topology: &Topology,
+        model: &AppModel,
+    ) -> Result<BTreeMap<String, PathBuf>, PlacementError> {
+        let (mut moved, mut added) = (Vec::new(), BTreeMap::new());
+        for module in &model.modules {
+            let Some(service) = topology.service_of(module.name) else {
+                continue;
+            };
+            let wanted = relative(data, service.database_file());
+            match self.modules.get(module.name) {
+                Some(is) if *is == wanted => {}
+                Some(is) => moved.push(Moved {
+                    module: module.name.to_owned(),
+                    is: is.clone(),
+                    wanted,
+                    service: service.name.clone(),
+                }),
+                None => {
+                    added.insert(module.name.to_owned(), wanted);
+                }
+            }
+        }
+        if moved.is_empty() { Ok(added) } else { Err(PlacementError::Moved(moved)) }
+    }
+}
+
+/// Let go when it is dropped, also by a crash.
+fn lock(data: &Path) -> Result<File, PlacementError> {
+    let path = data.join(LOCK);
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|error| at(&path, error))
 }
 
 fn read(file: &Path) -> Result<Option<Placement>, PlacementError> {
@@ -179,7 +221,7 @@ fn refuse_lost(data: &Path, file: &Path, topology: &Topology) -> Result<(), Plac
 }
 
 /// An absolute path into the data folder is a relative one, so that the folder can be renamed.
-fn relative(data: &Path, database: PathBuf) -> PathBuf {
+pub(crate) fn relative(data: &Path, database: PathBuf) -> PathBuf {
     if database.is_relative() {
         return database;
     }

@@ -1,5 +1,6 @@
 //! The store as its users see it: one body in every topology, over real processes, sockets and files.
 
+mod backups;
 mod boundaries;
 mod crashes;
 mod imports;

@@ -102,9 +102,11 @@ impl Database {
             sqlite,
         )?;
         connection.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
-        connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
-            .map_err(sqlite)?;
+        let blocked: i64 =
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(sqlite)?;
+        if blocked != 0 {
+            sync_log(path)?;
+        }
 
         let queue = Arc::new(Queue::new(limits));
         let writer = std::thread::Builder::new()
@@ -217,7 +219,7 @@ impl Drop for Database {
 
 /// A file beside the database, locked for the life of the process: SQLite's own locks come and go with its
 /// transactions. It holds the owner's process id, for the message of the one that comes second.
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let io = |error| OpenError::Io { path: path.to_owned(), error };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
@@ -248,7 +250,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 /// Makes an empty file that its owner alone can read, before SQLite makes one that others can; the files beside it
 /// take its mode.
-fn create_private(path: &Path) -> Result<(), OpenError> {
+pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
     match File::options().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
@@ -276,25 +278,21 @@ fn refuse_network(_: &Path, _: &File) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// What the checkpoint could not fold, because a backup reads an older snapshot, is made durable where it is.
+fn sync_log(path: &Path) -> Result<(), OpenError> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let synced = File::open(&log).and_then(|log| log.sync_all());
+    synced.map_err(|error| OpenError::Io { path: log.into(), error })
+}
+
 /// Reads whose file it is, and sets what holds for the connection.
 fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
     connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
     configure(connection).map_err(sqlite)?;
-    let pragma =
-        |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(sqlite);
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
-    match (application, tables) {
-        (APPLICATION_ID, _) if version > FORMAT => {
-            return Err(OpenError::Newer { path: path.to_owned(), found: version });
-        }
-        (APPLICATION_ID, _) => {}
-        (0, 0) => connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?,
-        _ => {
-            return Err(OpenError::Foreign { path: path.to_owned() });
-        }
+    if !is_ours(path, connection)? {
+        connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
     }
     for (name, value) in [
         ("journal_mode", "WAL"),
@@ -308,6 +306,24 @@ fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
         connection.pragma_update(None, name, value).map_err(sqlite)?;
     }
     Ok(())
+}
+
+/// Whether the file is one of ours that this build can read; a file without tables belongs to nobody yet.
+pub(super) fn is_ours(path: &Path, connection: &Connection) -> Result<bool, OpenError> {
+    let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
+    let pragma =
+        |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(sqlite);
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
+    match (application, tables) {
+        (APPLICATION_ID, _) if version > FORMAT => {
+            Err(OpenError::Newer { path: path.to_owned(), found: version })
+        }
+        (APPLICATION_ID, _) => Ok(true),
+        (0, 0) => Ok(false),
+        _ => Err(OpenError::Foreign { path: path.to_owned() }),
+    }
 }
 
 /// The framework's tables, the modules' tables, and a new incarnation.

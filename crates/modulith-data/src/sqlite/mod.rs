@@ -3,6 +3,7 @@
 //! Refuses: a file that another process owns, a file on a network file system, a file of a newer format, and
 //! any statement of a module that leaves the module's own tables.
 
+pub mod backup;
 mod file;
 mod guard;
 mod memory;
