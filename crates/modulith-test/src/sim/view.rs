@@ -79,6 +79,12 @@ impl View<'_> {
             .collect()
     }
 
+    /// How many sagas are still open at the end: they wait for a person, since a provider can neither be asked again
+    /// nor asked what it did. Every other saga that has not ended is a violation.
+    pub fn open_sagas(&self) -> usize {
+        self.sagas().iter().filter(|saga| saga.state < DONE).count()
+    }
+
     fn sagas(&self) -> Vec<Saga> {
         let play = self.play;
         let services = 0..play.placement.services();

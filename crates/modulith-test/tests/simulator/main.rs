@@ -1,6 +1,11 @@
 //! The promises of sagas under every fault, by simulation. See `docs/guide/10-promises.md`.
+//!
+//! `MODULITH_SIM_SECONDS=600 cargo test --release -p modulith-test --test simulator seeds -- --nocapture` plays seeds
+//! for as long; `MODULITH_SIM_SEED` sets the first one, and with it alone replays that one.
 
 mod chain;
+
+use std::time::{Duration, Instant};
 
 use chain::{Shape, simulation};
 use modulith_test::sim::{Report, Violation};
@@ -9,14 +14,59 @@ fn played(report: Result<Report, Box<Violation>>, shape: &Shape) -> usize {
     report.unwrap_or_else(|violation| panic!("{shape:?}\n{violation}")).schedules
 }
 
+fn print(what: &str, schedules: usize, began: Instant) {
+    println!("{what}: {schedules} schedules in {:.1} s", began.elapsed().as_secs_f64());
+}
+
+fn single_faults(length: usize) {
+    let began = Instant::now();
+    let schedules =
+        Shape::of_length(length).iter().map(|shape| played(simulation(shape).single_faults(), shape)).sum();
+    print(&format!("single faults, {length} steps"), schedules, began);
+}
+
 #[test]
-fn every_single_fault_of_every_plan() {
-    let mut schedules = 0;
-    let began = std::time::Instant::now();
+fn every_single_fault_of_every_plan_of_up_to_three_steps() {
+    (1..=3).for_each(single_faults);
+}
+
+#[test]
+fn every_single_fault_of_every_plan_of_four_steps() {
+    single_faults(4);
+}
+
+#[test]
+fn every_pair_of_faults_of_every_plan_of_up_to_two_steps() {
     for length in 1..=2 {
-        for shape in Shape::of_length(length) {
-            schedules += played(simulation(&shape).single_faults(), &shape);
+        let began = Instant::now();
+        let shapes = Shape::of_length(length);
+        let schedules = shapes.iter().map(|shape| played(simulation(shape).pairs_of_faults(), shape)).sum();
+        print(&format!("pairs of faults, {length} steps"), schedules, began);
+    }
+}
+
+/// Several faults in one schedule, and events in any order.
+#[test]
+fn seeds() {
+    let setting = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let (seconds, first) = (setting("MODULITH_SIM_SECONDS"), setting("MODULITH_SIM_SEED"));
+    let shapes: Vec<Shape> = (2..=4).flat_map(Shape::of_length).collect();
+    let began = Instant::now();
+    let mut schedules = 0;
+    let mut seed = first.unwrap_or(1);
+    let end = match (seconds, first) {
+        (Some(seconds), _) => began + Duration::from_secs(seconds),
+        (None, Some(_)) => began,
+        (None, None) => began + Duration::from_secs(5),
+    };
+    loop {
+        // A seed decides its shape, so that it is found again.
+        let shape = &shapes[seed as usize % shapes.len()];
+        schedules += played(simulation(shape).seed(seed), shape);
+        seed += 1;
+        if Instant::now() >= end {
+            break;
         }
     }
-    println!("{schedules} schedules in {:?}", began.elapsed());
+    print(&format!("seeds up to {seed}"), schedules, began);
 }
