@@ -27,6 +27,8 @@ pub enum Protection {
     EffectWindow,
     /// The saga's row is on disk before any remote step or effect.
     BeginFirst,
+    /// A process that another one has taken over from begins no saga.
+    Fence,
     /// After the pivot a saga only goes forward.
     PivotIsFinal,
     /// A key below the low-water mark never runs.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use modulith_core::{
     BoxFuture, CallFault, Context, Fault, NotRun, PlanModel, Protection, RefusalRecord, SagaEnd, SagaRefused,
-    StepKind, UndoModel, Unknown, UnknownReason, crash_point,
+    Snapshot, StepKind, UndoModel, Unknown, UnknownReason, crash_point,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::ask::{Ask, Asked, Bytes, Told};
 use super::local::{LocalRun, Recorded, aborted, known, local_run};
 use super::run::{RunEnd, SagaId, StepDone};
-use super::sagas::{Orders, Sagas};
+use super::sagas::{Orders, RETRY_AFTER, Sagas};
 use super::table::{Begun, NewSaga};
 use super::walk::{Heard, Next, Place, Walk};
 use super::{Begin, Facts};
@@ -78,12 +78,21 @@ impl<W: World> Drive<W> {
         })
     }
 
-    /// Counts the walk before it begins, so that a saga which kills its process is seen to do so.
+    /// Counts the walk before it begins, so that a saga which kills its process is seen to do so. False when
+    /// nothing can be committed any more.
     async fn count_walk(&self) -> bool {
-        let (sagas, id) = (self.sagas.clone(), self.id);
-        let work = move |session: &mut dyn Session| sagas.table.attempt(session, id);
-        let counted = self.world().commit(Urgency::Reserved, work).await;
-        counted.inspect_err(|fault| self.warn("cannot count a walk", fault)).is_ok()
+        loop {
+            let (sagas, id) = (self.sagas.clone(), self.id);
+            let work = move |session: &mut dyn Session| sagas.table.attempt(session, id);
+            match self.world().commit(Urgency::Reserved, work).await {
+                Ok(()) => return true,
+                Err(_) if self.world().is_broken() => return false,
+                Err(fault) => {
+                    self.warn("cannot count a walk yet", &fault);
+                    self.world().pause(RETRY_AFTER).await;
+                }
+            }
+        }
     }
 
     async fn walked(&mut self) -> Stop {
@@ -294,7 +303,7 @@ impl<W: World> Drive<W> {
         let sagas = self.sagas.clone();
         let look = move |session: &mut dyn Session| {
             let now_ms = session.now_ms();
-            sagas.table.find(&modulith_core::Snapshot::new(session.statements(), now_ms), &key)
+            sagas.table.find(&Snapshot::new(session.statements(), now_ms), &key)
         };
         let found = self.world().commit(Urgency::Reserved, look).await.ok()??;
         Some(found.into_end().map_err(CallFault::from))
@@ -374,11 +383,27 @@ impl<W: World> Drive<W> {
         }
     }
 
-    /// No saga that is walked is below its mark; one that came back with a backup may be.
+    /// The saga is below its coordinator's own mark. Either another coordinator has ended it meanwhile, which the
+    /// table says, or it came back with a backup and is a matter for a person.
     async fn expired(&mut self) -> Heard {
-        let reason = "a participant holds this saga for ended, and has forgotten its steps".to_owned();
-        self.mark(reason).await;
-        Heard::Nothing
+        let (sagas, id) = (self.sagas.clone(), self.id);
+        let look = move |session: &mut dyn Session| {
+            let now_ms = session.now_ms();
+            sagas.table.ended(&Snapshot::new(session.statements(), now_ms), id)
+        };
+        match self.world().commit(Urgency::Reserved, look).await {
+            Ok(Some(end)) => {
+                self.reply(Ok(end));
+                Heard::Ended
+            }
+            Ok(None) => {
+                let reason =
+                    "a participant holds this saga for ended, and has forgotten its steps".to_owned();
+                self.mark(reason).await;
+                Heard::Nothing
+            }
+            Err(fault) => self.nothing(self.walk.frontier().min(self.plan.steps.len() - 1), &fault),
+        }
     }
 
     fn keep(&mut self, steps: Range<usize>, answers: Vec<Vec<u8>>) -> Heard {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use modulith_core::{
     AnyBox, CallFault, ClientKey, Fault, FaultKind, NotRun, NotRunReason, PlanModel, SagaEnd, Snapshot,
@@ -30,6 +31,8 @@ use crate::world::{Urgency, World};
 /// How often in a row a saga may be walked by a process that does not survive it: 10. After that it is marked for
 /// attention and left alone until an operator resumes it.
 pub const WALKS_MAX: i64 = 10;
+/// How long after a commit that was refused it is tried again, where nobody else would.
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// See the module's documentation.
 pub struct Sagas<W> {
@@ -189,18 +192,28 @@ impl<W: World> Sagas<W> {
     }
 
     /// Every saga that has not ended, to be driven again. They were in flight before, so they are bounded like
-    /// those. One that cannot be walked is marked for attention and left alone.
+    /// those. One that cannot be walked is marked for attention and left alone. It stays at it until it has read
+    /// them: a full queue must not leave them lying until the next start.
     ///
     /// # Errors
     ///
-    /// Those of a commit; nothing is driven then.
+    /// The database is broken, so that the process has to end.
     pub async fn unfinished(self: &Arc<Self>) -> Result<Vec<Drive<W>>, CallFault> {
-        let sagas = self.clone();
-        let read = move |session: &mut dyn Session| {
-            let now_ms = session.now_ms();
-            sagas.table.open(&Snapshot::new(session.statements(), now_ms))
+        let mut open = loop {
+            let sagas = self.clone();
+            let read = move |session: &mut dyn Session| {
+                let now_ms = session.now_ms();
+                sagas.table.open(&Snapshot::new(session.statements(), now_ms))
+            };
+            match self.world().commit(Urgency::Reserved, read).await {
+                Ok(open) => break open,
+                Err(fault) if self.world().is_broken() => return Err(fault),
+                Err(fault) => {
+                    tracing::warn!(module = self.module, "cannot look up unfinished sagas yet: {fault}");
+                    self.world().pause(RETRY_AFTER).await;
+                }
+            }
         };
-        let mut open = self.world().commit(Urgency::Reserved, read).await?;
         // What this incarnation began while the table was read is driven already.
         open.retain(|saga| self.numbers.is_earlier(saga.id));
         let ours = open.iter().map(|saga| saga.id).filter(|id| id.src == self.numbers.src);
@@ -212,7 +225,13 @@ impl<W: World> Sagas<W> {
                 Ok(drive) => drives.push(drive),
                 Err(reason) => {
                     tracing::error!(module = self.module, saga = id.seq, "{reason}");
-                    self.mark(id, reason).await?;
+                    if let Err(fault) = self.mark(id, reason).await {
+                        tracing::error!(
+                            module = self.module,
+                            saga = id.seq,
+                            "cannot mark for attention: {fault}"
+                        );
+                    }
                 }
             }
         }

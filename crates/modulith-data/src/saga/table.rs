@@ -1,6 +1,8 @@
 //! What a coordinator records: the saga table of the module that begins it.
 
-use modulith_core::{ClientKey, Fault, NotRun, NotRunReason, PlanModel, SagaEnd, Snapshot, decode, encode};
+use modulith_core::{
+    ClientKey, Fault, NotRun, NotRunReason, PlanModel, Protection, SagaEnd, Snapshot, decode, encode,
+};
 use ring::hmac;
 
 use super::run::SagaId;
@@ -18,6 +20,7 @@ pub struct SagaTable {
     attempt: String,
     survived: String,
     attention: String,
+    ended: String,
     open: String,
     counts: String,
     prune: String,
@@ -97,19 +100,28 @@ type OpenRow = (uuid::Uuid, i64, String, i64, i64, Vec<u8>, i64, Option<i64>, Op
 impl SagaTable {
     pub fn new(module: &str, identity: &Identity) -> Self {
         let key = "WHERE src = $1 AND seq = $2";
+        let fence = match Protection::Fence.is_on() {
+            true => {
+                let incarnation = identity.incarnation;
+                format!("EXISTS (SELECT 1 FROM modulith__identity WHERE incarnation = {incarnation})")
+            }
+            false => "true".to_owned(),
+        };
         Self {
             begin: format!(
                 "INSERT INTO {module}__saga
                  (src, seq, client_hash, body_hash, plan, version, fingerprint, input, state, answer, begun, ended, attempts)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1) ON CONFLICT (client_hash) DO NOTHING"
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1
+                 WHERE {fence} ON CONFLICT (client_hash) DO NOTHING"
             ),
             find_client: format!("SELECT state, body_hash, answer FROM {module}__saga WHERE client_hash = $1"),
-            turn: format!("UPDATE {module}__saga SET state = {ABORTING}, frontier = $3, answer = $4 {key}"),
-            end: format!("UPDATE {module}__saga SET state = $3, answer = $4, ended = $5, attention = NULL {key}"),
-            answer: format!("UPDATE {module}__saga SET answer = $3 {key}"),
+            turn: format!("UPDATE {module}__saga SET state = {ABORTING}, frontier = $3, answer = $4 {key} AND state = {RUNNING}"),
+            end: format!("UPDATE {module}__saga SET state = $3, answer = $4, ended = $5, attention = NULL {key} AND state < {DONE}"),
+            answer: format!("UPDATE {module}__saga SET answer = $3 {key} AND state < {DONE}"),
             attempt: format!("UPDATE {module}__saga SET attempts = attempts + 1 {key}"),
             survived: format!("UPDATE {module}__saga SET attempts = 0 {key}"),
-            attention: format!("UPDATE {module}__saga SET attention = $3 {key}"),
+            attention: format!("UPDATE {module}__saga SET attention = $3 {key} AND state < {DONE}"),
+            ended: format!("SELECT answer FROM {module}__saga {key} AND state >= {DONE}"),
             open: format!(
                 "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
                  FROM {module}__saga WHERE state < {DONE} ORDER BY src, seq"
@@ -186,9 +198,10 @@ impl SagaTable {
             Snapshot::new(session.statements(), now_ms).row(&self.find_client, (&client,))?;
         match (found, body) {
             (Some(found), Some(body)) => stored(found, &body).map(Begun::Before),
+            // Its successor has looked for unfinished sagas already, and would count this one as ended.
             _ => Err(Fault::new(
-                modulith_core::FaultKind::Statement,
-                "a saga's key was refused and is not there",
+                modulith_core::FaultKind::Denied,
+                "another process has taken this database over, and begins its sagas",
             )),
         }
     }
@@ -214,6 +227,12 @@ impl SagaTable {
     pub fn end(&self, session: &mut dyn Session, id: SagaId, end: &SagaEnd) -> Result<(), Fault> {
         let now_ms = session.now_ms();
         execute(session, &self.end, (id.src, id.seq, ended_state(end), encode(end)?, now_ms)).map(drop)
+    }
+
+    /// How a saga ended, if it has.
+    pub fn ended(&self, db: &Snapshot<'_>, id: SagaId) -> Result<Option<SagaEnd>, Fault> {
+        let found: Option<(Vec<u8>,)> = db.row(&self.ended, (id.src, id.seq))?;
+        found.map(|(answer,)| decode(&answer)).transpose()
     }
 
     /// Records the pivot's answer while the steps behind it are still to do.

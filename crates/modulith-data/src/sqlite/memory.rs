@@ -99,11 +99,16 @@ impl InMemory {
     }
 
     /// What a new process would do to it first: a new incarnation. Returns who it is from now on.
-    pub fn reopen(&self) -> Identity {
+    ///
+    /// # Errors
+    ///
+    /// SQLite's.
+    pub fn reopen(&self) -> rusqlite::Result<Identity> {
+        control(&self.connection, "UPDATE modulith__identity SET incarnation = incarnation + 1")?;
         let mut identity = self.identity.get();
         identity.incarnation += 1;
         self.identity.set(identity);
-        identity
+        Ok(identity)
     }
 
     /// Runs work up to, and without, its commit.

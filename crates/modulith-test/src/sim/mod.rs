@@ -112,7 +112,16 @@ impl Simulation {
         self
     }
 
-    /// Plays every schedule with no fault and with each single fault at each moment.
+    /// Plays every start in every placement, with no fault.
+    ///
+    /// # Errors
+    ///
+    /// The first schedule that broke a promise.
+    pub fn without_faults(&self) -> Result<Report, Box<Violation>> {
+        self.enumerate(0)
+    }
+
+    /// Plays these too, and each single fault at each moment.
     ///
     /// # Errors
     ///

@@ -28,6 +28,8 @@ const MOMENTS_MAX: usize = 500;
 const OUTAGE_REQUESTS: u8 = 8;
 /// The moment after which a seed draws no more faults.
 const FAULTS_UNTIL: usize = 100;
+/// How often a caller asks again.
+const CALLS_MAX: usize = 3;
 /// Callers of one schedule.
 const CALLERS_MAX: usize = 5;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -139,10 +141,12 @@ impl<'s> Play<'s> {
             self.release(Late::Pruned);
             self.until_quiet();
         }
-        for caller in 0..self.callers.len() {
-            self.call_again(caller);
+        for _ in 0..CALLS_MAX {
+            for caller in 0..self.callers.len() {
+                self.call_again(caller);
+            }
+            self.until_quiet();
         }
-        self.until_quiet();
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
@@ -157,7 +161,7 @@ impl<'s> Play<'s> {
         let codes = self.cast.codes_at(self.placement, service);
         let world = Arc::new(SimWorld { shared: self.shared.clone(), process });
         let participant = Arc::new(Participant::new(world, Modules::new(&codes), self.cast.plans.clone()));
-        let identity = self.databases[service].reopen();
+        let identity = self.databases[service].reopen().expect("a database in memory takes an update");
         self.shared.set_places(self.cast.places(self.placement));
         let (mut sagas, mut started) = (BTreeMap::new(), Vec::new());
         for (module, plans) in self.cast.begins_at(self.placement, service) {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use modulith_core::{CallFault, Direction, Fault, FromRow, Params, SagaEnd, Snapshot, UndoModel};
+use modulith_core::{
+    CallFault, Direction, Fault, FromRow, NotRunReason, Params, SagaEnd, Snapshot, UndoModel,
+};
 use modulith_data::ModuleCode;
 use uuid::Uuid;
 
@@ -49,6 +51,10 @@ pub enum Told {
     Open,
 }
 
+fn certainly_not(heard: &Result<SagaEnd, CallFault>) -> bool {
+    matches!(heard, Err(CallFault::NotRun(not_run)) if not_run.reason != NotRunReason::Running)
+}
+
 impl View<'_> {
     /// Rows of a module, by its own statement.
     ///
@@ -69,11 +75,8 @@ impl View<'_> {
             .map(|caller| match caller.heard.iter().rev().find_map(|heard| heard.as_ref().ok()) {
                 Some(SagaEnd::Done(_)) => Told::Done,
                 Some(_) => Told::Aborted,
-                None if matches!(caller.heard.last(), Some(Err(CallFault::NotRun(not_run)))
-                    if not_run.reason != modulith_core::NotRunReason::Running) =>
-                {
-                    Told::NotRun
-                }
+                // A later attempt that found no room says nothing about an earlier one that is unknown.
+                None if !caller.heard.is_empty() && caller.heard.iter().all(certainly_not) => Told::NotRun,
                 None => Told::Open,
             })
             .collect()

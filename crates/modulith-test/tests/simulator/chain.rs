@@ -162,7 +162,7 @@ impl Saga for Chain {
 
 /// What lies outside of every database: providers that honour a key, and how often code has run.
 #[derive(Default)]
-struct Outside {
+pub(crate) struct Outside {
     effects: HashMap<String, Happened>,
     /// Effects that happened a second time, which a provider's window no longer kept apart.
     doubled: Vec<String>,
@@ -200,9 +200,9 @@ struct Happened {
 /// How long the providers recognise a key.
 const WINDOW_MS: i64 = 24 * 60 * 60 * 1000;
 
-type Shared = Arc<Mutex<Outside>>;
+pub(crate) type Shared = Arc<Mutex<Outside>>;
 
-fn serve(step: usize, outside: &Shared) -> Served {
+pub(crate) fn serve(step: usize, outside: &Shared) -> Served {
     let method = |name, kind| MethodModel::of::<Work, i64, No>(name, kind);
     let contract = ContractModel {
         name: MODULES[step],
@@ -306,7 +306,7 @@ fn serve(step: usize, outside: &Shared) -> Served {
         .effect(find_reached(step), finds)
 }
 
-const FACTS: [&[Migration]; 4] = [
+pub(crate) const FACTS: [&[Migration]; 4] = [
     &[Migration {
         name: "0001",
         sql: "CREATE TABLE a_fact (caller bigint NOT NULL, change bigint NOT NULL);",
@@ -325,8 +325,17 @@ const FACTS: [&[Migration]; 4] = [
     }],
 ];
 
-/// The simulation of one shape: a saga that nobody refuses, and one for each step that may.
-pub(crate) fn simulation(shape: &Shape) -> Simulation {
+/// Which sagas are begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusals {
+    /// One that nobody refuses.
+    None,
+    /// That one, and one for each step that may refuse.
+    Each,
+}
+
+/// The simulation of one shape.
+pub(crate) fn simulation(shape: &Shape, refusals: Refusals) -> Simulation {
     SHAPE.set(Some(shape.clone()));
     let plan = PlanModel::of::<Chain>().expect("a chain is a sound plan");
     let outside = Shared::default();
@@ -334,8 +343,12 @@ pub(crate) fn simulation(shape: &Shape) -> Simulation {
     for step in 0..shape.steps.len() {
         cast = cast.module(MODULES[step], FACTS[step], vec![serve(step, &outside)], Vec::new());
     }
-    let refusals = std::iter::once(None).chain((0..=shape.pivot).map(Some));
-    let starts = refusals.map(|refuses| Start::new(OWNER, move |caller| Chain { caller, refuses })).collect();
+    let refusing = match refusals {
+        Refusals::None => 0,
+        Refusals::Each => shape.pivot + 1,
+    };
+    let starts = std::iter::once(None).chain((0..refusing).map(Some));
+    let starts = starts.map(|refuses| Start::new(OWNER, move |caller| Chain { caller, refuses })).collect();
     let (shape, at_end) = (shape.clone(), outside.clone());
     let placements = placements(shape.steps.len());
     Simulation::new(cast, starts)

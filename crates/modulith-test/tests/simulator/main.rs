@@ -7,8 +7,8 @@ mod chain;
 
 use std::time::{Duration, Instant};
 
-use chain::{Shape, simulation};
-use modulith_test::sim::{Report, Violation};
+use chain::{Refusals, Shape, simulation};
+use modulith_test::sim::{Report, Simulation, Violation};
 
 fn played(report: Result<Report, Box<Violation>>, shape: &Shape) -> usize {
     report.unwrap_or_else(|violation| panic!("{shape:?}\n{violation}")).schedules
@@ -18,30 +18,37 @@ fn print(what: &str, schedules: usize, began: Instant) {
     println!("{what}: {schedules} schedules in {:.1} s", began.elapsed().as_secs_f64());
 }
 
-fn single_faults(length: usize) {
+/// Plays every plan of a length.
+fn every_plan(
+    what: &str,
+    length: usize,
+    refusals: Refusals,
+    play: impl Fn(&Simulation) -> Result<Report, Box<Violation>>,
+) {
     let began = Instant::now();
-    let schedules =
-        Shape::of_length(length).iter().map(|shape| played(simulation(shape).single_faults(), shape)).sum();
-    print(&format!("single faults, {length} steps"), schedules, began);
+    let shapes = Shape::of_length(length);
+    let schedules = shapes.iter().map(|shape| played(play(&simulation(shape, refusals)), shape)).sum();
+    print(&format!("{length} steps, {what}"), schedules, began);
 }
 
+/// A refusal counts as a fault: with one refusal and one fault more these are pairs.
 #[test]
-fn every_single_fault_of_every_plan_of_up_to_three_steps() {
-    (1..=3).for_each(single_faults);
+fn every_single_fault_of_every_plan_of_up_to_three_steps_refused_or_not() {
+    for length in 1..=3 {
+        every_plan("single faults, refused or not", length, Refusals::Each, Simulation::single_faults);
+    }
 }
 
 #[test]
 fn every_single_fault_of_every_plan_of_four_steps() {
-    single_faults(4);
+    every_plan("refusals", 4, Refusals::Each, Simulation::without_faults);
+    every_plan("single faults", 4, Refusals::None, Simulation::single_faults);
 }
 
 #[test]
 fn every_pair_of_faults_of_every_plan_of_up_to_two_steps() {
     for length in 1..=2 {
-        let began = Instant::now();
-        let shapes = Shape::of_length(length);
-        let schedules = shapes.iter().map(|shape| played(simulation(shape).pairs_of_faults(), shape)).sum();
-        print(&format!("pairs of faults, {length} steps"), schedules, began);
+        every_plan("pairs of faults", length, Refusals::None, Simulation::pairs_of_faults);
     }
 }
 
@@ -62,7 +69,7 @@ fn seeds() {
     loop {
         // A seed decides its shape, so that it is found again.
         let shape = &shapes[seed as usize % shapes.len()];
-        schedules += played(simulation(shape).seed(seed), shape);
+        schedules += played(simulation(shape, Refusals::Each).seed(seed), shape);
         seed += 1;
         if Instant::now() >= end {
             break;
