@@ -175,7 +175,7 @@ impl Choice {
             Choice::Seeded { random, whole_of_256 } => {
                 if next(random) % 256 < *whole_of_256 {
                     Portion::Whole
-                } else if next(random) % 2 == 0 {
+                } else if next(random).is_multiple_of(2) {
                     Portion::Torn
                 } else {
                     Portion::Nothing
