@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use modulith_core::{CallFault, Fault, NotRun, Params, Snapshot, Unknown, UnknownReason};
+use modulith_core::{
+    CallFault, Fault, FaultKind, NotRun, Params, Protection, Snapshot, Unknown, UnknownReason,
+};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
 use super::guard::Guard;
 use super::reader;
-use super::statements::configure;
+use super::statements::{configure, damage, is_damage};
 use super::writer::{self, Queue, Urgency, WriterLimits};
 use crate::migrate::{self, Migration, MigrationError};
 use crate::session::Session;
@@ -36,6 +38,16 @@ pub enum OpenError {
     Foreign { path: PathBuf },
     #[error("{path} has format {found}; this build reads up to {FORMAT}, so a newer version wrote it: start that one", path = path.display())]
     Newer { path: PathBuf, found: i32 },
+    /// The message names the file and what to do.
+    #[error("{message}")]
+    Corrupt { path: PathBuf, message: String },
+    #[error(
+        "{path} is missing or empty, but {log} beside it is there; put the database file back, or move the log away to begin anew",
+        path = path.display(), log = log.display()
+    )]
+    LogAlone { path: PathBuf, log: PathBuf },
+    #[error("another program reads {path}, so its write-ahead log cannot be folded in; end that program", path = path.display())]
+    Read { path: PathBuf },
     #[error("{path}: {error}", path = path.display())]
     Sqlite { path: PathBuf, error: rusqlite::Error },
     #[error("{path}: {fault}", path = path.display())]
@@ -44,6 +56,18 @@ pub enum OpenError {
     Migration { path: PathBuf, error: MigrationError },
     #[error("{path}: {error}", path = path.display())]
     Io { path: PathBuf, error: std::io::Error },
+}
+
+impl OpenError {
+    fn of(path: &Path, error: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        if is_damage(&error) {
+            let message = damage(&path.display(), &error);
+            Self::Corrupt { path, message }
+        } else {
+            Self::Sqlite { path, error }
+        }
+    }
 }
 
 /// Who a database is, as long as it lives.
@@ -76,9 +100,14 @@ impl Database {
     /// What is read back from a WAL that was never synced is not yet durable, so the WAL is checkpointed before
     /// the first answer.
     ///
+    /// Opening reads the first page and the tables it needs, not the whole file, which would take minutes for a
+    /// large one. Damage elsewhere is found by the statement that meets it: that one fails with
+    /// [`FaultKind::Corrupt`], which names the file, and others go on. `PRAGMA integrity_check` in the `sqlite3`
+    /// command finds all of it.
+    ///
     /// # Errors
     ///
-    /// See [`OpenError`]; nothing is changed then.
+    /// See [`OpenError`]; what modules stored is not changed then.
     pub fn open(
         path: &Path,
         modules: &[(Arc<str>, &'static [Migration])],
@@ -87,7 +116,7 @@ impl Database {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let lock = lock(path)?;
         create_private(path)?;
-        let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
+        let sqlite = |error| OpenError::of(path, error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -102,9 +131,9 @@ impl Database {
             sqlite,
         )?;
         connection.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
-        connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
-            .map_err(sqlite)?;
+        if Protection::CheckpointOnOpen.is_on() {
+            checkpoint(path, &connection)?;
+        }
 
         let queue = Arc::new(Queue::new(limits));
         let writer = std::thread::Builder::new()
@@ -132,9 +161,9 @@ impl Database {
         &self.path
     }
 
-    /// Why nothing can be written any more, after a failed sync. The process should end and start again.
+    /// Why nothing can be written or read any more, after a failed sync. The process should end and start again.
     pub fn broken(&self) -> Option<String> {
-        self.queue.broken()
+        self.queue.broken().map(str::to_owned)
     }
 
     /// Runs work in a transaction of its own, committed together with its neighbours, and answers after the
@@ -177,7 +206,8 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// *Not run* when the file cannot be opened for reading. What the query itself says is in `T`.
+    /// *Not run* when the file cannot be opened for reading or the database is [`broken`](Self::broken). What the
+    /// query itself says is in `T`.
     pub fn read<T>(&self, module: &Arc<str>, query: impl FnOnce(&Snapshot<'_>) -> T) -> Result<T, NotRun> {
         self.snapshot(Some(module), query)
     }
@@ -192,6 +222,7 @@ impl Database {
         module: Option<&Arc<str>>,
         query: impl FnOnce(&Snapshot<'_>) -> T,
     ) -> Result<T, NotRun> {
+        self.queue.expect_whole()?;
         reader::with_snapshot(self.number, &self.path, module, |statements| {
             query(&Snapshot::new(statements, writer::now_ms()))
         })
@@ -227,7 +258,12 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&sidecar).map_err(io)?;
     refuse_network(path, &file)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    let locked = if Protection::OneOwner.is_on() {
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+    } else {
+        Ok(())
+    };
+    match locked {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut owner = String::new();
@@ -248,8 +284,17 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 /// Makes an empty file that its owner alone can read, before SQLite makes one that others can; the files beside it
 /// take its mode.
+///
+/// Beside an empty database SQLite deletes a log without a word, and with it all that is left of the data. The first
+/// page is on disk before there is a log, so the two never meet without an accident.
 fn create_private(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log = PathBuf::from(log);
+    if log.exists() && std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+        return Err(OpenError::LogAlone { path: path.to_owned(), log });
+    }
     match File::options().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -278,7 +323,7 @@ fn refuse_network(_: &Path, _: &File) -> Result<(), OpenError> {
 
 /// Reads whose file it is, and sets what holds for the connection.
 fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
-    let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
+    let sqlite = |error| OpenError::of(path, error);
     connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
     configure(connection).map_err(sqlite)?;
     let pragma =
@@ -310,13 +355,28 @@ fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Folds the whole log into the file and syncs it.
+fn checkpoint(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let (frames, folded): (i64, i64) = connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+        .map_err(|error| OpenError::of(path, error))?;
+    // Frames behind another program's snapshot stay in the log, and SQLite reports that in a row, not as an error.
+    if folded < frames {
+        return Err(OpenError::Read { path: path.to_owned() });
+    }
+    Ok(())
+}
+
 /// The framework's tables, the modules' tables, and a new incarnation.
 fn set_up(
     path: &Path,
     session: &mut dyn Session,
     modules: &[(Arc<str>, &'static [Migration])],
 ) -> Result<Identity, OpenError> {
-    let fault = |fault| OpenError::Fault { path: path.to_owned(), fault };
+    let fault = |fault: Fault| match fault.kind {
+        FaultKind::Corrupt => OpenError::Corrupt { path: path.to_owned(), message: fault.message },
+        _ => OpenError::Fault { path: path.to_owned(), fault },
+    };
     for statement in [
         "CREATE TABLE IF NOT EXISTS modulith__identity (
             one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL, incarnation INTEGER NOT NULL, secret BLOB NOT NULL
@@ -352,10 +412,7 @@ fn set_up(
             .map_err(|error| OpenError::Migration { path: path.to_owned(), error })?;
     }
     let secret = secret.try_into().map_err(|_| {
-        fault(Fault::new(
-            modulith_core::FaultKind::Type,
-            "modulith__identity.secret has another length than 32",
-        ))
+        fault(Fault::new(FaultKind::Type, "modulith__identity.secret has another length than 32"))
     })?;
     Ok(Identity { id, incarnation, secret })
 }

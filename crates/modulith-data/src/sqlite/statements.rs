@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
+use modulith_core::{Columns, Fault, FaultKind, Protection, Statements, Value};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, Row};
@@ -51,9 +51,12 @@ impl<'c> Rights<'c> {
             None => self.connection.prepare_cached(sql),
             Some(module) => {
                 self.text.clear();
-                for part in ["/*", module, "*/", sql] {
-                    self.text.push_str(part);
+                if Protection::StatementsPerModule.is_on() {
+                    for part in ["/*", module, "*/"] {
+                        self.text.push_str(part);
+                    }
                 }
+                self.text.push_str(sql);
                 if self.migrating {
                     self.guard.migrate_as(Some(module));
                 } else {
@@ -72,6 +75,7 @@ impl<'c> Rights<'c> {
 
     fn fault(&self, error: &rusqlite::Error, sql: &str) -> Fault {
         let kind = match error.sqlite_error_code() {
+            _ if is_damage(error) => FaultKind::Corrupt,
             _ if self.connection.is_autocommit() && self.module.is_some() => FaultKind::Lost,
             Some(ErrorCode::ConstraintViolation) => FaultKind::Constraint,
             Some(ErrorCode::TypeMismatch) => FaultKind::Type,
@@ -79,7 +83,29 @@ impl<'c> Rights<'c> {
             _ => FaultKind::Statement,
         };
         let owner = self.module.as_deref().unwrap_or("the framework");
+        let error = described(self.connection, error);
         Fault::new(kind, format!("statement of {owner}: {error}, in: {}", sql.trim()))
+    }
+}
+
+/// Whether the error says that the file is damaged, or is no database at all.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// What to say about a damaged file.
+pub(super) fn damage(file: &dyn std::fmt::Display, error: &rusqlite::Error) -> String {
+    format!(
+        "{file} is damaged ({error}); stop the service, keep the file and those beside it, and restore a backup"
+    )
+}
+
+/// The error's text; damage with the file's name.
+pub(super) fn described(connection: &Connection, error: &rusqlite::Error) -> String {
+    if is_damage(error) {
+        damage(&connection.path().unwrap_or("the database"), error)
+    } else {
+        error.to_string()
     }
 }
 

@@ -115,7 +115,7 @@ impl Folder {
     }
 }
 
-/// Gives the name to a new file. The old one lives on for the dead handles that have it open, and so do its locks
+/// Puts a new file under the name. The old one lives on for the dead handles that have it open, and so do its locks
 /// and its shared memory, which SQLite keeps by file and not by name.
 fn replace(path: &Path, content: Option<&[u8]>) {
     let beside = |suffix: &str| {
@@ -130,14 +130,10 @@ fn replace(path: &Path, content: Option<&[u8]>) {
         _ => {}
     };
     gone(&beside("-shm"));
-    match content {
-        None => gone(path),
-        Some(content) => {
-            let new = beside(".restart");
-            std::fs::write(&new, content)
-                .and_then(|()| std::fs::rename(&new, path))
-                .unwrap_or_else(|error| panic!("{} cannot be restored: {error}", path.display()));
-        }
+    gone(path);
+    if let Some(content) = content {
+        std::fs::write(path, content)
+            .unwrap_or_else(|error| panic!("{} cannot be restored: {error}", path.display()));
     }
 }
 
@@ -186,6 +182,7 @@ impl State {
         match self.planned {
             Some((_, event)) if due => {
                 self.planned = None;
+                self.happened = true;
                 self.happen(event)
             }
             _ => self.failing.map_or(Verdict::Succeeds, Verdict::Fails),
@@ -193,7 +190,6 @@ impl State {
     }
 
     fn happen(&mut self, event: Event) -> Verdict {
-        self.happened = true;
         match event {
             Event::FailOnce(failure) => Verdict::Fails(failure),
             Event::FailFromThenOn(failure) => {
@@ -201,7 +197,10 @@ impl State {
                 Verdict::Fails(failure)
             }
             Event::PowerCut | Event::Kill => {
-                self.ended = Some(event);
+                // Who was killed can still lose the power; without power there is nobody to kill.
+                if self.ended != Some(Event::PowerCut) {
+                    self.ended = Some(event);
+                }
                 self.start += 1;
                 if event == Event::PowerCut { Verdict::Cut } else { Verdict::Dead }
             }

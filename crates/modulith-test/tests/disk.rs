@@ -1,0 +1,65 @@
+//! The real database over a disk that fails at every single operation.
+
+mod shelf;
+
+use modulith_test::disk::{Event, Failure, Kept, Nth};
+use shelf::{End, LARGE, ORDINARY, Schedule, Script, Start};
+
+/// The first of the seeds with which a power cut chooses what it leaves.
+const SEED: u64 = 20;
+
+/// Runs the schedule at each operation. A workload with few operations would prove little.
+fn holds_at_each(nth: fn(u64) -> Nth, start: Start, script: Script, event: Event, end: End) {
+    let began = std::time::Instant::now();
+    let schedule = Schedule { start, script, event, end };
+    let operations = schedule.at_each(nth).unwrap_or_else(|violation| panic!("{violation}"));
+    eprintln!("{operations} in {:?}", began.elapsed());
+    assert!(operations > 5, "only {operations} operations");
+}
+
+#[test]
+fn an_operation_fails_and_the_process_is_killed() {
+    let event = Event::FailOnce(Failure::Io);
+    holds_at_each(Nth::Any, Start::Empty, ORDINARY, event, End::Kill);
+    holds_at_each(Nth::Any, Start::Used, ORDINARY, event, End::Kill);
+}
+
+#[test]
+fn an_operation_fails_and_the_power_is_cut() {
+    let event = Event::FailOnce(Failure::Io);
+    holds_at_each(Nth::Any, Start::Used, ORDINARY, event, End::PowerCut(Kept::Nothing));
+}
+
+#[test]
+fn the_disk_breaks() {
+    let event = Event::FailFromThenOn(Failure::Io);
+    holds_at_each(Nth::Sync, Start::Used, ORDINARY, event, End::Close);
+}
+
+#[test]
+fn the_disk_is_full() {
+    holds_at_each(Nth::Write, Start::Used, ORDINARY, Event::FailFromThenOn(Failure::Full), End::Close);
+    holds_at_each(Nth::Write, Start::Used, ORDINARY, Event::FailOnce(Failure::Full), End::Kill);
+}
+
+#[test]
+fn the_process_is_killed() {
+    holds_at_each(Nth::Any, Start::Used, ORDINARY, Event::Kill, End::Kill);
+}
+
+#[test]
+fn the_power_is_cut() {
+    for kept in [Kept::Nothing, Kept::Some(SEED)] {
+        holds_at_each(Nth::Any, Start::Empty, ORDINARY, Event::PowerCut, End::PowerCut(kept));
+    }
+    for kept in [Kept::Everything, Kept::Some(SEED + 1), Kept::Some(SEED + 2)] {
+        holds_at_each(Nth::Any, Start::Used, ORDINARY, Event::PowerCut, End::PowerCut(kept));
+    }
+}
+
+/// The writer folds its log into the file between two commits.
+#[test]
+fn a_large_log_is_folded_in() {
+    holds_at_each(Nth::Sync, Start::Empty, LARGE, Event::PowerCut, End::PowerCut(Kept::Some(SEED)));
+    holds_at_each(Nth::Sync, Start::Used, LARGE, Event::FailOnce(Failure::Io), End::PowerCut(Kept::Nothing));
+}
