@@ -331,8 +331,10 @@ fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> R
         Ok(()) => control(connection, "RELEASE work"),
         Err(_) => session.rollback_savepoint().and_then(|()| control(connection, "RELEASE work")),
     };
-    if end.is_err() {
-        // What it wrote can no longer be told from what its neighbours wrote: they run again without it.
+    let met_damage = matches!(&result, Err(fault) if fault.kind == FaultKind::Corrupt);
+    if end.is_err() || met_damage {
+        // What it wrote may still be in the transaction, and one that met damage does not commit: the whole is
+        // taken back, and the neighbours run again without it. An error here leaves it to the commit to fail.
         let _ = control(connection, "ROLLBACK");
     }
     match (result, end) {

@@ -129,16 +129,20 @@ impl Schedule {
     /// were.
     pub(crate) fn at_each(self, nth: fn(u64) -> Nth) -> Result<u64, String> {
         for number in 1.. {
-            let shelf = Shelf::new(self.start);
-            shelf.faults.plan(nth(number), self.event);
-            let happened = shelf.run(self).map_err(|violation| {
-                format!("{:?}, {:?}, then {:?}: {violation}", nth(number), self.event, self.end)
-            })?;
-            if !happened {
+            if !self.at(nth(number))? {
                 return Ok(number - 1);
             }
         }
         unreachable!("a workload ends")
+    }
+
+    /// Runs it once. `Ok` with whether there was such an operation.
+    pub(crate) fn at(self, nth: Nth) -> Result<bool, String> {
+        let shelf = Shelf::new(self.start);
+        shelf.faults.plan(nth, self.event);
+        shelf
+            .run(self)
+            .map_err(|violation| format!("{nth:?}, {:?}, then {:?}: {violation}", self.event, self.end))
     }
 }
 
@@ -171,7 +175,7 @@ impl Shelf {
     }
 
     /// Runs the script, then the end, and looks at what is left, twice. `Ok` with whether the fault happened.
-    pub(crate) fn run(&self, schedule: Schedule) -> Result<bool, String> {
+    fn run(&self, schedule: Schedule) -> Result<bool, String> {
         let mut ledger = Ledger::default();
         match self.open() {
             Ok(database) => {
@@ -195,7 +199,7 @@ impl Shelf {
     }
 
     /// Brings the files to where the next process finds them.
-    fn end(&self, end: End, database: Option<Arc<Database>>) {
+    pub(crate) fn end(&self, end: End, database: Option<Arc<Database>>) {
         match end {
             End::Close => {
                 drop(database);
