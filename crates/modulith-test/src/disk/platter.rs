@@ -200,3 +200,79 @@ fn next(random: &mut u64) -> u64 {
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/a.db";
+
+    fn platter(content: &[u8]) -> Platter {
+        let mut platter = Platter::default();
+        platter.open(Path::new(FILE), true, || content.to_vec());
+        platter
+    }
+
+    fn write(platter: &mut Platter, offset: usize, bytes: &[u8]) {
+        platter.change(Path::new(FILE), Change::Write { offset, bytes: bytes.to_vec() });
+    }
+
+    fn left(platter: &Platter, kept: Kept) -> Option<Vec<u8>> {
+        platter.after_power_cut(kept).next().expect("one file").1
+    }
+
+    #[test]
+    fn what_is_not_synced_is_kept_or_lost() {
+        let mut platter = platter(b"old");
+        write(&mut platter, 0, b"new, longer");
+        assert_eq!(left(&platter, Kept::Nothing).unwrap(), b"old");
+        assert_eq!(left(&platter, Kept::Everything).unwrap(), b"new, longer");
+        platter.synced(Path::new(FILE));
+        assert_eq!(left(&platter, Kept::Nothing).unwrap(), b"new, longer");
+        platter.change(Path::new(FILE), Change::Truncate(3));
+        assert_eq!(left(&platter, Kept::Nothing).unwrap(), b"new, longer");
+        assert_eq!(left(&platter, Kept::Everything).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_later_sync_does_not_bring_back_what_a_failed_one_lost() {
+        let mut platter = platter(b"....");
+        write(&mut platter, 0, b"ab");
+        platter.sync_failed(Path::new(FILE));
+        write(&mut platter, 2, b"cd");
+        platter.synced(Path::new(FILE));
+        assert_eq!(left(&platter, Kept::Everything).unwrap(), b"..cd");
+    }
+
+    #[test]
+    fn seeds_keep_lose_and_tear_at_sectors_and_repeat_themselves() {
+        let mut platter = platter(&[0; 4 * SECTOR_BYTES]);
+        write(&mut platter, 10, &[1; 3 * SECTOR_BYTES]);
+        let mut outcomes = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let content = left(&platter, Kept::Some(seed)).unwrap();
+            assert_eq!(content, left(&platter, Kept::Some(seed)).unwrap(), "seed {seed}");
+            let sectors: Vec<u8> = content.chunks(SECTOR_BYTES).map(|sector| sector[9 + 1]).collect();
+            for (sector, first) in content.chunks(SECTOR_BYTES).zip(&sectors).skip(1).take(2) {
+                assert!(sector.iter().all(|byte| byte == first), "seed {seed} tears a sector");
+            }
+            outcomes.insert(sectors);
+        }
+        assert!(outcomes.contains(&vec![0; 4]), "some seed loses all");
+        assert!(outcomes.iter().any(|sectors| sectors[1] != sectors[2]), "some seed tears");
+        assert!(outcomes.iter().any(|sectors| sectors[..3] == [1; 3]), "some seed keeps all");
+    }
+
+    #[test]
+    fn a_name_is_durable_with_the_sync_of_its_file_or_folder() {
+        let mut platter = Platter::default();
+        platter.open(Path::new(FILE), false, Vec::new);
+        write(&mut platter, 0, b"a");
+        assert_eq!(left(&platter, Kept::Nothing), None);
+        platter.synced(Path::new(FILE));
+        platter.change(Path::new(FILE), Change::Delete);
+        assert_eq!(left(&platter, Kept::Nothing).unwrap(), b"a", "deleted, but not for good");
+        platter.names_synced();
+        assert_eq!(left(&platter, Kept::Nothing), None);
+    }
+}
