@@ -37,7 +37,7 @@ fn the_disk_breaks() {
 
 #[test]
 fn the_disk_is_full() {
-    holds_at_each(Nth::Write, Start::Used, ORDINARY, Event::FailFromThenOn(Failure::Full), End::Close);
+    holds_at_each(Nth::Write, Start::Empty, ORDINARY, Event::FailFromThenOn(Failure::Full), End::Close);
     holds_at_each(Nth::Write, Start::Used, ORDINARY, Event::FailOnce(Failure::Full), End::Kill);
 }
 

@@ -144,7 +144,7 @@ fn a_log_that_somebody_reads_is_not_taken_for_durable() {
     let other = rusqlite::Connection::open(shelf.path()).unwrap();
     other.execute_batch("BEGIN; SELECT count(*) FROM shelf_part;").unwrap();
     let error = refused(&shelf);
-    assert!(matches!(error, OpenError::Read { .. }), "{error}");
+    assert!(matches!(error, OpenError::BeingRead { .. }), "{error}");
     assert!(error.to_string().contains(&shelf.path().display().to_string()), "{error}");
     drop(other);
     let database = shelf.open().expect("nobody reads any more");

@@ -15,60 +15,18 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
+use super::error::OpenError;
 use super::guard::Guard;
 use super::reader;
-use super::statements::{configure, damage, is_damage};
+use super::statements::configure;
 use super::writer::{self, Queue, Urgency, WriterLimits};
-use crate::migrate::{self, Migration, MigrationError};
+use crate::migrate::{self, Migration};
 use crate::session::Session;
 
 /// The format this build writes, in the file's `user_version`. A higher one is refused.
-const FORMAT: i32 = 1;
+pub(super) const FORMAT: i32 = 1;
 /// `MDLT`, in the file's `application_id`.
 const APPLICATION_ID: i32 = 0x4d44_4c54;
-
-/// Why a database cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("{path} is in use by another process{owner}; two processes must not write one database", path = path.display())]
-    InUse { path: PathBuf, owner: String },
-    #[error("{path} is on a network file system ({kind}), whose locks cannot be trusted; use a local disk", path = path.display())]
-    NetworkFileSystem { path: PathBuf, kind: &'static str },
-    #[error("{path} is an SQLite file of another application", path = path.display())]
-    Foreign { path: PathBuf },
-    #[error("{path} has format {found}; this build reads up to {FORMAT}, so a newer version wrote it: start that one", path = path.display())]
-    Newer { path: PathBuf, found: i32 },
-    /// The message names the file and what to do.
-    #[error("{message}")]
-    Corrupt { path: PathBuf, message: String },
-    #[error(
-        "{path} is missing or empty, but {log} beside it is there; put the database file back, or move the log away to begin anew",
-        path = path.display(), log = log.display()
-    )]
-    LogAlone { path: PathBuf, log: PathBuf },
-    #[error("another program reads {path}, so its write-ahead log cannot be folded in; end that program", path = path.display())]
-    Read { path: PathBuf },
-    #[error("{path}: {error}", path = path.display())]
-    Sqlite { path: PathBuf, error: rusqlite::Error },
-    #[error("{path}: {fault}", path = path.display())]
-    Fault { path: PathBuf, fault: Fault },
-    #[error("{path}: {error}", path = path.display())]
-    Migration { path: PathBuf, error: MigrationError },
-    #[error("{path}: {error}", path = path.display())]
-    Io { path: PathBuf, error: std::io::Error },
-}
-
-impl OpenError {
-    fn of(path: &Path, error: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        if is_damage(&error) {
-            let message = damage(&path.display(), &error);
-            Self::Corrupt { path, message }
-        } else {
-            Self::Sqlite { path, error }
-        }
-    }
-}
 
 /// Who a database is, as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -362,7 +320,7 @@ fn checkpoint(path: &Path, connection: &Connection) -> Result<(), OpenError> {
         .map_err(|error| OpenError::of(path, error))?;
     // Frames behind another program's snapshot stay in the log, and SQLite reports that in a row, not as an error.
     if folded < frames {
-        return Err(OpenError::Read { path: path.to_owned() });
+        return Err(OpenError::BeingRead { path: path.to_owned() });
     }
     Ok(())
 }

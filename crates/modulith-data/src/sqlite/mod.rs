@@ -3,11 +3,13 @@
 //! Refuses: a file that another process owns, a file on a network file system, a file of a newer format, and
 //! any statement of a module that leaves the module's own tables.
 
+mod error;
 mod file;
 mod guard;
 mod reader;
 mod statements;
 mod writer;
 
-pub use file::{Database, Identity, OpenError};
+pub use error::OpenError;
+pub use file::{Database, Identity};
 pub use writer::{WriteError, WriterLimits};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
 use rusqlite::{Connection, OpenFlags};
 
+use super::error::{described, is_damage};
 use super::guard::Guard;
-use super::statements::{Rights, configure, described, is_damage};
+use super::statements::{Rights, configure};
 
 struct Reader {
     connection: Connection,

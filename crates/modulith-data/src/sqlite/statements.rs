@@ -7,6 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, Row};
 
+use super::error::{described, is_damage};
 use super::guard::Guard;
 
 /// What holds for every connection, of the writer and of readers.
@@ -85,27 +86,6 @@ impl<'c> Rights<'c> {
         let owner = self.module.as_deref().unwrap_or("the framework");
         let error = described(self.connection, error);
         Fault::new(kind, format!("statement of {owner}: {error}, in: {}", sql.trim()))
-    }
-}
-
-/// Whether the error says that the file is damaged, or is no database at all.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
-/// What to say about a damaged file.
-pub(super) fn damage(file: &dyn std::fmt::Display, error: &rusqlite::Error) -> String {
-    format!(
-        "{file} is damaged ({error}); stop the service, keep the file and those beside it, and restore a backup"
-    )
-}
-
-/// The error's text; damage with the file's name.
-pub(super) fn described(connection: &Connection, error: &rusqlite::Error) -> String {
-    if is_damage(error) {
-        damage(&connection.path().unwrap_or("the database"), error)
-    } else {
-        error.to_string()
     }
 }
 

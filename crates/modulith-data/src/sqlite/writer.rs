@@ -20,8 +20,9 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::oneshot;
 
+use super::error::described;
 use super::guard::Guard;
-use super::statements::{Rights, described};
+use super::statements::Rights;
 use crate::session::Session;
 
 /// Limits of the writer.

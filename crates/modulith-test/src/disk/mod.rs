@@ -26,6 +26,7 @@
 //! ```
 
 mod folder;
+mod handle;
 mod platter;
 mod vfs;
 

@@ -6,14 +6,13 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use rusqlite::ffi;
 
-use super::folder::{Failure, Folder, Operation, Verdict};
 use super::folder_of;
-use super::platter::Change;
+use super::handle::{Open, delete};
 
 /// What SQLite allocates for a file of ours. The platform's file follows it directly.
 #[repr(C)]
@@ -21,14 +20,6 @@ struct File {
     base: ffi::sqlite3_file,
     /// From `Box::into_raw` in `x_open`, until `x_close`.
     open: *mut Open,
-}
-
-struct Open {
-    folder: Arc<Folder>,
-    path: PathBuf,
-    start: u64,
-    /// The platform's VFS syncs the folder with the first sync of a new journal or write-ahead log.
-    syncs_names: std::sync::atomic::AtomicBool,
 }
 
 /// The platform's VFS.
@@ -131,8 +122,7 @@ unsafe extern "C" fn x_open(
     }
     drop(state);
     let is_log = flags & (ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL) != 0;
-    let syncs_names = (is_log && flags & ffi::SQLITE_OPEN_CREATE != 0).into();
-    let open = Open { folder, path: path.to_owned(), start, syncs_names };
+    let open = Open::new(folder, path, start, is_log && flags & ffi::SQLITE_OPEN_CREATE != 0);
     // SAFETY: the platform's file is open, so its methods are set.
     let version = unsafe { (*(*real).pMethods).iVersion };
     let methods = &METHODS[version.clamp(1, 3) as usize - 1];
@@ -169,28 +159,7 @@ unsafe extern "C" fn x_delete(_: *mut ffi::sqlite3_vfs, name: *const c_char, syn
     let Some((path, folder)) = path_of(name).and_then(|path| Some((path, folder_of(path)?))) else {
         return delete_real();
     };
-    let mut state = folder.state();
-    if state.start().is_none() {
-        return ffi::SQLITE_IOERR_DELETE;
-    }
-    let verdict = state.meet(Operation::Write);
-    match verdict {
-        Verdict::Succeeds | Verdict::Fails(Failure::Full) => {
-            let code = delete_real();
-            if code == ffi::SQLITE_OK {
-                state.change(path, || Change::Delete);
-                if let Some(platter) = state.platter.as_mut().filter(|_| sync_folder != 0) {
-                    platter.names_synced();
-                }
-            }
-            code
-        }
-        Verdict::Cut => {
-            state.change(path, || Change::Delete);
-            ffi::SQLITE_IOERR_DELETE
-        }
-        Verdict::Fails(Failure::Io) | Verdict::Dead => ffi::SQLITE_IOERR_DELETE,
-    }
+    delete(&folder, path, sync_folder != 0, delete_real)
 }
 
 unsafe extern "C" fn x_access(
@@ -206,80 +175,6 @@ unsafe extern "C" fn x_access(
     let platform = platform();
     // SAFETY: the platform's VFS gets SQLite's arguments.
     unsafe { ((*platform).xAccess.expect("a VFS looks for files"))(platform, name, flags, result) }
-}
-
-impl Open {
-    fn is_dead(&self) -> bool {
-        self.folder.state().is_dead(self.start)
-    }
-
-    fn write(&self, real: *mut ffi::sqlite3_file, bytes: &[u8], offset: ffi::sqlite3_int64) -> c_int {
-        let mut state = self.folder.state();
-        if state.is_dead(self.start) {
-            return ffi::SQLITE_IOERR_WRITE;
-        }
-        let verdict = state.meet(Operation::Write);
-        let bytes = match verdict {
-            Verdict::Fails(_) => &bytes[..bytes.len() / 2],
-            _ => bytes,
-        };
-        if verdict != Verdict::Dead {
-            state.change(&self.path, || Change::Write { offset: offset as usize, bytes: bytes.to_vec() });
-        }
-        let code = match verdict {
-            Verdict::Succeeds | Verdict::Fails(_) => {
-                real!(real, xWrite(bytes.as_ptr().cast(), bytes.len() as c_int, offset))
-            }
-            Verdict::Cut | Verdict::Dead => ffi::SQLITE_IOERR_WRITE,
-        };
-        match verdict {
-            Verdict::Fails(Failure::Full) => ffi::SQLITE_FULL,
-            Verdict::Fails(Failure::Io) => ffi::SQLITE_IOERR_WRITE,
-            _ => code,
-        }
-    }
-
-    fn truncate(&self, real: *mut ffi::sqlite3_file, length: ffi::sqlite3_int64) -> c_int {
-        let mut state = self.folder.state();
-        if state.is_dead(self.start) {
-            return ffi::SQLITE_IOERR_TRUNCATE;
-        }
-        match state.meet(Operation::Write) {
-            Verdict::Succeeds | Verdict::Fails(Failure::Full) => {
-                state.change(&self.path, || Change::Truncate(length as usize));
-                real!(real, xTruncate(length))
-            }
-            Verdict::Cut => {
-                state.change(&self.path, || Change::Truncate(length as usize));
-                ffi::SQLITE_IOERR_TRUNCATE
-            }
-            Verdict::Fails(Failure::Io) | Verdict::Dead => ffi::SQLITE_IOERR_TRUNCATE,
-        }
-    }
-
-    fn sync(&self) -> c_int {
-        let mut state = self.folder.state();
-        if state.is_dead(self.start) {
-            return ffi::SQLITE_IOERR_FSYNC;
-        }
-        let verdict = state.meet(Operation::Sync);
-        if let Some(platter) = &mut state.platter {
-            match verdict {
-                Verdict::Succeeds => {
-                    platter.synced(&self.path);
-                    if self.syncs_names.swap(false, std::sync::atomic::Ordering::Relaxed) {
-                        platter.names_synced();
-                    }
-                }
-                Verdict::Fails(_) => platter.sync_failed(&self.path),
-                Verdict::Cut | Verdict::Dead => {}
-            }
-        }
-        let time = state.sync_takes;
-        drop(state);
-        std::thread::sleep(time);
-        if verdict == Verdict::Succeeds { ffi::SQLITE_OK } else { ffi::SQLITE_IOERR_FSYNC }
-    }
 }
 
 /// One method of a file of ours: fails with `$dead` once its handle is dead, or calls the same method of the
@@ -325,13 +220,15 @@ unsafe extern "C" fn x_write(
     // SAFETY: SQLite calls it with a file of ours that is open, and `amount` readable bytes.
     let ((open, real), bytes) =
         unsafe { (parts(file), std::slice::from_raw_parts(from.cast::<u8>(), amount as usize)) };
-    open.write(real, bytes, offset)
+    open.write(bytes, offset, |bytes| {
+        real!(real, xWrite(bytes.as_ptr().cast(), bytes.len() as c_int, offset))
+    })
 }
 
 unsafe extern "C" fn x_truncate(file: *mut ffi::sqlite3_file, length: ffi::sqlite3_int64) -> c_int {
     // SAFETY: SQLite calls it with a file of ours that is open.
     let (open, real) = unsafe { parts(file) };
-    open.truncate(real, length)
+    open.truncate(length, || real!(real, xTruncate(length)))
 }
 
 unsafe extern "C" fn x_sync(file: *mut ffi::sqlite3_file, _: c_int) -> c_int {
