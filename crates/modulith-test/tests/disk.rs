@@ -6,7 +6,7 @@ mod shelf;
 use modulith_test::disk::{Event, Failure, Kept, Nth};
 use shelf::{End, LARGE, ORDINARY, Schedule, Script, Start};
 
-/// The first of the seeds with which a power cut chooses what it leaves.
+/// With which a power cut chooses what it leaves; what there is to choose from differs at each operation.
 const SEED: u64 = 20;
 
 /// Runs the schedule at each operation. A workload with few operations would prove little.
@@ -51,7 +51,7 @@ fn the_power_is_cut() {
     for kept in [Kept::Nothing, Kept::Some(SEED)] {
         holds_at_each(Nth::Any, Start::Empty, ORDINARY, Event::PowerCut, End::PowerCut(kept));
     }
-    for kept in [Kept::Everything, Kept::Some(SEED + 1), Kept::Some(SEED + 2)] {
+    for kept in [Kept::Everything, Kept::Some(SEED)] {
         holds_at_each(Nth::Any, Start::Used, ORDINARY, Event::PowerCut, End::PowerCut(kept));
     }
 }
@@ -59,6 +59,6 @@ fn the_power_is_cut() {
 /// The writer folds its log into the file between two commits.
 #[test]
 fn a_large_log_is_folded_in() {
-    holds_at_each(Nth::Sync, Start::Empty, LARGE, Event::PowerCut, End::PowerCut(Kept::Some(SEED)));
+    holds_at_each(Nth::Sync, Start::Used, LARGE, Event::PowerCut, End::PowerCut(Kept::Some(SEED)));
     holds_at_each(Nth::Sync, Start::Used, LARGE, Event::FailOnce(Failure::Io), End::PowerCut(Kept::Nothing));
 }

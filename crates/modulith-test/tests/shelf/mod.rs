@@ -154,7 +154,10 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     pub(crate) fn new(start: Start) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        // A thousand databases are made and deleted; where Linux has a folder in memory, a busy disk holds up none.
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let folder = tempfile::tempdir_in(parent).expect("a folder");
         if let Start::Used = start {
             for (name, content) in used() {
                 std::fs::write(folder.path().join(name), content).expect("a file of the used database");
