@@ -56,8 +56,9 @@ pub(super) fn install() {
     });
 }
 
+/// Another thread may open a file between the registration and the end of `install`; it waits here.
 fn platform() -> *mut ffi::sqlite3_vfs {
-    PLATFORM.get().expect("the VFS is called after its registration").0
+    PLATFORM.wait().0
 }
 
 /// Calls a method of the platform's file.
