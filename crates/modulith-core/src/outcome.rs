@@ -324,4 +324,6 @@ pub enum FaultKind {
     Lost,
     /// The module's code panicked.
     Panicked,
+    /// The database's file is damaged; the message names it.
+    Corrupt,
 }

@@ -4,6 +4,8 @@
 //! of its own, with a client for its HTTP interface, and with what is needed to kill a service and to wait for an
 //! observable. There is no sleeping: [`until`] asks again until something holds, and fails after a minute.
 //!
+//! [`disk`] has a disk that fails, for tests in one process.
+//!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
 //! use modulith_test::{Application, Program};
@@ -21,6 +23,7 @@
 //! ```
 
 mod application;
+pub mod disk;
 mod http;
 mod processes;
 pub mod sim;

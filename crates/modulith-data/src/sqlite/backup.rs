@@ -15,7 +15,8 @@ use ring::digest::{Context, SHA256};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use uuid::Uuid;
 
-use super::file::{OpenError, create_private, is_ours, lock};
+use super::error::OpenError;
+use super::file::{create_private, is_ours, lock};
 
 /// Waiting for a lock that another connection holds for a moment.
 const BUSY: Duration = Duration::from_secs(5);

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use modulith_core::{CallFault, Fault, NotRun, Snapshot};
 use rusqlite::Connection;
 
-use super::file::{Identity, OpenError, set_up};
+use super::error::OpenError;
+use super::file::{Identity, set_up};
 use super::guard::Guard;
 use super::statements::{Rights, configure};
 use super::writer::{Hooks, Ran, WriteSession, control, in_savepoint, with_setup_session};

@@ -4,6 +4,7 @@
 //! any statement of a module that leaves the module's own tables.
 
 pub mod backup;
+mod error;
 mod file;
 mod guard;
 mod memory;
@@ -11,6 +12,7 @@ mod reader;
 mod statements;
 mod writer;
 
-pub use file::{Database, Identity, OpenError};
+pub use error::OpenError;
+pub use file::{Database, Identity};
 pub use memory::{InMemory, Pending};
 pub use writer::{WriteError, WriterLimits};

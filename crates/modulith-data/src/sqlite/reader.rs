@@ -8,6 +8,7 @@ use std::sync::Arc;
 use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
 use rusqlite::{Connection, OpenFlags};
 
+use super::error::{described, is_damage};
 use super::guard::Guard;
 use super::statements::{Rights, configure};
 
@@ -74,7 +75,10 @@ impl Lazy<'_> {
 
 fn control(connection: &Connection, sql: &str) -> Result<(), Fault> {
     let run = || connection.prepare_cached(sql)?.execute([]);
-    run().map(drop).map_err(|error| Fault::new(FaultKind::Statement, format!("{sql}: {error}")))
+    run().map(drop).map_err(|error| {
+        let kind = if is_damage(&error) { FaultKind::Corrupt } else { FaultKind::Statement };
+        Fault::new(kind, format!("{sql}: {}", described(connection, &error)))
+    })
 }
 
 impl Statements for Lazy<'_> {

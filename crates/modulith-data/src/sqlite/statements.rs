@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use modulith_core::{Columns, Fault, FaultKind, Statements, Value};
+use modulith_core::{Columns, Fault, FaultKind, Protection, Statements, Value};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, Row};
 
+use super::error::{described, is_damage};
 use super::guard::Guard;
 
 /// What holds for every connection, of the writer and of readers.
@@ -51,9 +52,12 @@ impl<'c> Rights<'c> {
             None => self.connection.prepare_cached(sql),
             Some(module) => {
                 self.text.clear();
-                for part in ["/*", module, "*/", sql] {
-                    self.text.push_str(part);
+                if Protection::StatementsPerModule.is_on() {
+                    for part in ["/*", module, "*/"] {
+                        self.text.push_str(part);
+                    }
                 }
+                self.text.push_str(sql);
                 if self.migrating {
                     self.guard.migrate_as(Some(module));
                 } else {
@@ -72,6 +76,7 @@ impl<'c> Rights<'c> {
 
     fn fault(&self, error: &rusqlite::Error, sql: &str) -> Fault {
         let kind = match error.sqlite_error_code() {
+            _ if is_damage(error) => FaultKind::Corrupt,
             _ if self.connection.is_autocommit() && self.module.is_some() => FaultKind::Lost,
             Some(ErrorCode::ConstraintViolation) => FaultKind::Constraint,
             Some(ErrorCode::TypeMismatch) => FaultKind::Type,
@@ -79,6 +84,7 @@ impl<'c> Rights<'c> {
             _ => FaultKind::Statement,
         };
         let owner = self.module.as_deref().unwrap_or("the framework");
+        let error = described(self.connection, error);
         Fault::new(kind, format!("statement of {owner}: {error}, in: {}", sql.trim()))
     }
 }

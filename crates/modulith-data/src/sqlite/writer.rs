@@ -4,20 +4,23 @@
 //! An answer leaves only after the sync of its batch, also one that wrote nothing: what it read may be a
 //! neighbour's. A statement can end the whole transaction (`ON CONFLICT ROLLBACK`, a full disk); the batch is
 //! then run again without the culprit, so all work must be re-runnable. A failed sync leaves every answer of
-//! the batch *unknown* and stops the writer: the rows may or may not reappear when the file is opened again.
+//! the batch *unknown* and stops the database, reads included: the rows may or may not reappear when the file is
+//! opened again, so until then nobody may be told that they are there or that they are not.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use modulith_core::{
-    CallFault, Columns, Fault, FaultKind, NotRun, NotRunReason, Statements, Unknown, UnknownReason, Value,
+    CallFault, Columns, Fault, FaultKind, NotRun, NotRunReason, Protection, Statements, Unknown,
+    UnknownReason, Value,
 };
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::oneshot;
 
+use super::error::described;
 use super::guard::Guard;
 use super::statements::Rights;
 use crate::session::Session;
@@ -47,6 +50,8 @@ pub(super) struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
     limits: WriterLimits,
+    /// Why nothing can be written or read any more.
+    broken: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -55,8 +60,6 @@ struct QueueState {
     reserved: VecDeque<Box<dyn Job>>,
     ordinary: VecDeque<Box<dyn Job>>,
     stopping: bool,
-    /// Why nothing can be written any more.
-    broken: Option<String>,
 }
 
 /// Whether work may use the part of the queue that new work cannot fill.
@@ -112,7 +115,7 @@ impl<T: Send, F: FnMut(&mut dyn Session) -> Result<T, Fault> + Send> Job for Wor
 
 impl Queue {
     pub(super) fn new(limits: WriterLimits) -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), limits }
+        Self { state: Mutex::default(), wake: Condvar::new(), limits, broken: OnceLock::new() }
     }
 
     pub(super) fn push<T: Send + 'static>(
@@ -124,9 +127,7 @@ impl Queue {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Work { work, deadline, answer: None, reply });
         let mut state = self.state.lock();
-        if let Some(broken) = &state.broken {
-            return Err(NotRun::new(NotRunReason::Fault, broken.clone()));
-        }
+        self.expect_whole()?;
         if state.stopping {
             return Err(NotRun::new(NotRunReason::Stopping, "the database is being closed"));
         }
@@ -152,8 +153,16 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    pub(super) fn broken(&self) -> Option<String> {
-        self.state.lock().broken.clone()
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// An error once the database is broken.
+    pub(super) fn expect_whole(&self) -> Result<(), NotRun> {
+        match self.broken() {
+            None => Ok(()),
+            Some(reason) => Err(NotRun::new(NotRunReason::Fault, reason)),
+        }
     }
 
     fn take(&self, batch: &mut VecDeque<Box<dyn Job>>) -> bool {
@@ -177,14 +186,17 @@ impl Queue {
         }
     }
 
-    fn fail(&self, reason: String) {
+    /// Nothing is written or read any more; what waits is not run.
+    fn fail(&self, reason: &str) {
+        tracing::error!("the database is stopped: {reason}");
         let mut state = self.state.lock();
         let waiting: Vec<_> = state.reserved.drain(..).collect();
         let waiting: Vec<_> = waiting.into_iter().chain(state.ordinary.drain(..)).collect();
-        state.broken = Some(reason.clone());
+        // Under the lock of the queue, so that nothing is pushed behind what is drained here.
+        self.broken.get_or_init(|| reason.to_owned());
         drop(state);
         for job in waiting {
-            job.finish(Err(NotRun::new(NotRunReason::Fault, reason.clone()).into()));
+            job.finish(Err(NotRun::new(NotRunReason::Fault, reason).into()));
         }
     }
 }
@@ -193,10 +205,7 @@ impl Queue {
 pub(super) fn run(connection: &Connection, guard: &Guard, queue: &Queue) {
     let mut batch = VecDeque::new();
     while queue.take(&mut batch) {
-        if let Err(reason) = commit(connection, guard, queue, &mut batch) {
-            tracing::error!("the database is stopped: {reason}");
-            queue.fail(reason);
-        }
+        commit(connection, guard, queue, &mut batch);
     }
 }
 
@@ -224,22 +233,19 @@ impl Drop for Hooks {
     }
 }
 
-/// Runs one batch and answers it. `Err` when the database cannot be used any more.
-fn commit(
-    connection: &Connection,
-    guard: &Guard,
-    queue: &Queue,
-    batch: &mut VecDeque<Box<dyn Job>>,
-) -> Result<(), String> {
+/// Runs one batch and answers it. When that fails in a way that leaves a doubt, the database is stopped.
+fn commit(connection: &Connection, guard: &Guard, queue: &Queue, batch: &mut VecDeque<Box<dyn Job>>) {
     let mut ran: Vec<(Box<dyn Job>, Ran)> = Vec::with_capacity(batch.len());
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
-            let reason = format!("cannot begin: {error}");
-            answer(
-                ran.into_iter().chain(batch.drain(..).map(|job| (job, Ran::Ok(Hooks::default())))),
-                || Err(NotRun::new(NotRunReason::Fault, reason.clone()).into()),
-            );
-            return if is_passing(&error) { Ok(()) } else { Err(reason) };
+            let reason = format!("cannot begin: {}", described(connection, &error));
+            if !is_passing(&error) {
+                queue.fail(&reason);
+            }
+            answer(batch.drain(..).map(|job| (job, Ran::Ok(Hooks::default()))), || {
+                Err(NotRun::new(NotRunReason::Fault, reason.clone()).into())
+            });
+            return;
         }
         let began = Instant::now();
         let mut session = WriteSession::new(Rights::new(connection, guard));
@@ -255,12 +261,13 @@ fn commit(
                 })));
                 for (neighbour, outcome) in ran.drain(..).rev() {
                     match outcome {
-                        Ran::Ok(_) => batch.push_front(neighbour),
+                        Ran::Ok(_) if Protection::BatchRunsAgain.is_on() => batch.push_front(neighbour),
+                        Ran::Ok(_) => neighbour.finish(Ok(())),
                         Ran::Failed(fault) => neighbour.finish(Err(fault)),
                     }
                 }
                 if batch.is_empty() {
-                    return Ok(());
+                    return;
                 }
                 continue 'batch;
             }
@@ -269,24 +276,27 @@ fn commit(
                 queue.put_back(batch.drain(..));
             }
         }
+        if !Protection::SyncBeforeAnswer.is_on() {
+            answer(ran.drain(..), || Ok(()));
+        }
         return match control(connection, "COMMIT") {
-            Ok(()) => {
-                answer(ran.into_iter(), || Ok(()));
-                Ok(())
-            }
+            Ok(()) => answer(ran.into_iter(), || Ok(())),
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
                 // The commit frame was not written: certainly not run.
                 let _ = control(connection, "ROLLBACK");
                 let detail = format!("the disk is full: {error}");
                 answer(ran.into_iter(), || Err(NotRun::new(NotRunReason::Fault, detail.clone()).into()));
-                Ok(())
             }
             Err(error) => {
+                let error = described(connection, &error);
                 let reason = format!("a commit failed, so what it wrote may or may not be there: {error}");
+                // Before the answers: whoever hears *unknown* may look at once, and would find nothing.
+                if Protection::FailedSyncStops.is_on() {
+                    queue.fail(&reason);
+                }
                 answer(ran.into_iter(), || {
                     Err(Unknown::new(UnknownReason::CommitLost, reason.clone()).into())
                 });
-                Err(reason)
             }
         };
     }
@@ -340,10 +350,12 @@ pub(super) fn in_savepoint(
         };
     }
     let result = match result {
-        Ok(Ok(())) if deferred_keys_pending(connection) => Err(Fault::new(
-            FaultKind::Constraint,
-            "a deferred foreign key is not satisfied at the end of the command",
-        )),
+        Ok(Ok(())) if Protection::DeferredKeys.is_on() && deferred_keys_pending(connection) => {
+            Err(Fault::new(
+                FaultKind::Constraint,
+                "a deferred foreign key is not satisfied at the end of the command",
+            ))
+        }
         Ok(result) => result,
         Err(panic) => Err(Fault::new(FaultKind::Panicked, panic_text(panic.as_ref()))),
     };
@@ -351,6 +363,12 @@ pub(super) fn in_savepoint(
         Ok(()) => control(connection, "RELEASE work"),
         Err(_) => session.rollback_savepoint().and_then(|()| control(connection, "RELEASE work")),
     };
+    let met_damage = matches!(&result, Err(fault) if fault.kind == FaultKind::Corrupt);
+    if end.is_err() || met_damage {
+        // What it wrote may still be in the transaction, and one that met damage does not commit: the whole is
+        // taken back, and the neighbours run again without it. An error here leaves it to the commit to fail.
+        let _ = control(connection, "ROLLBACK");
+    }
     match (result, end) {
         (Ok(()), Ok(())) => Ran::Ok(hooks),
         (Err(fault), _) => not_run(fault.into()),
