@@ -4,6 +4,7 @@
 //! socket and no clock: they are functions and state machines over [`Session`], so that the same code runs
 //! under any engine and under a simulator.
 
+pub mod clock;
 pub mod inbox;
 mod migrate;
 pub mod participant;

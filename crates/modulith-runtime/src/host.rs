@@ -268,8 +268,15 @@ impl Host {
         }));
         until_stop(Box::pin(async move {
             let mut ticks = tokio::time::interval(PRUNE_EVERY);
+            let mut set_back = None;
             loop {
                 ticks.tick().await;
+                if let Some(behind) = modulith_data::clock::set_back()
+                    && set_back.replace(behind).is_none()
+                {
+                    let seconds = behind.as_secs();
+                    tracing::warn!(seconds, "the wall clock was set back; this process does not follow it");
+                }
                 for Driven { sagas, .. } in &sagas {
                     if let Err(fault) = sagas.prune().await {
                         tracing::warn!(module = sagas.module(), "cannot prune sagas: {fault}");

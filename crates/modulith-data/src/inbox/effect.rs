@@ -65,10 +65,13 @@ pub fn begin_effect(
         RowState::Done | RowState::Refused => row.outcome().map(EffectStart::Stored),
         RowState::Started => {
             let age_ms = session.now_ms() - row.first_at;
-            if age_ms > millis(provider.window) && Protection::EffectWindow.is_on() {
+            // Begun in the future: the clock was set back, and nobody knows how old the intent is.
+            let is_recent = (0..=millis(provider.window)).contains(&age_ms);
+            if !is_recent && Protection::EffectWindow.is_on() {
+                let is_early = age_ms <= millis(provider.window + LOOK_UP_DELAY);
                 return Ok(match provider.look_up {
                     None => EffectStart::Overdue,
-                    Some(_) if age_ms <= millis(provider.window + LOOK_UP_DELAY) => EffectStart::LookUpLater,
+                    Some(_) if is_early => EffectStart::LookUpLater,
                     Some(_) => EffectStart::LookUp { first_at: row.first_at },
                 });
             }

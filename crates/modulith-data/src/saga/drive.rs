@@ -128,10 +128,9 @@ impl<W: World> Drive<W> {
                     self.record_survived().await;
                 }
                 if unanswered >= ATTENTION_AFTER && !marked {
-                    marked = true;
                     let reason =
                         format!("step {} has had no certain answer {unanswered} times", self.walk.frontier());
-                    self.mark(reason).await;
+                    marked = self.mark(reason).await;
                 }
                 self.pause(unanswered).await;
             }
@@ -150,10 +149,10 @@ impl<W: World> Drive<W> {
         }
     }
 
-    async fn mark(&self, reason: String) {
-        if let Err(fault) = self.sagas.mark(self.id, reason).await {
-            self.warn("cannot mark for attention", &fault);
-        }
+    /// Whether it stands; what found no room is tried again later.
+    async fn mark(&self, reason: String) -> bool {
+        let marked = self.sagas.mark(self.id, reason).await;
+        marked.inspect_err(|fault| self.warn("cannot mark for attention", fault)).is_ok()
     }
 
     fn warn(&self, what: &str, fault: &CallFault) {

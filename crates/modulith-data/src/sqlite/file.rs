@@ -182,7 +182,7 @@ impl Database {
     ) -> Result<T, NotRun> {
         self.queue.expect_whole()?;
         reader::with_snapshot(self.number, &self.path, module, |statements| {
-            query(&Snapshot::new(statements, writer::now_ms()))
+            query(&Snapshot::new(statements, crate::clock::now_ms()))
         })
         .map_err(NotRun::from)
     }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use super::error::described;
 use super::guard::Guard;
 use super::statements::Rights;
+use crate::clock::now_ms;
 use crate::session::Session;
 
 /// Limits of the writer.
@@ -404,12 +405,6 @@ fn deferred_keys_pending(connection: &Connection) -> bool {
 
 pub(super) fn control(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
-}
-
-/// Wall-clock time in milliseconds since 1970.
-pub(super) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 pub(super) struct WriteSession<'c> {

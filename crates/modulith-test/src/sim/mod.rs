@@ -41,7 +41,8 @@ thread_local! {
     static NOW_MS: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
-/// The wall clock of the schedule that this thread plays, in milliseconds since 1970: for stand-ins of providers.
+/// What time it is in the schedule that this thread plays, in milliseconds since 1970, whatever the services' clocks
+/// say: for stand-ins of providers.
 pub fn now_ms() -> i64 {
     NOW_MS.get()
 }

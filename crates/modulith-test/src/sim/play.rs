@@ -75,7 +75,12 @@ pub(super) struct Play<'s> {
     /// The kind of each moment that came.
     pub(super) moments: Vec<Moment>,
     pub(super) transcript: Option<Vec<String>>,
-    pub(super) now_ms: i64,
+    /// What time it is, whatever the clocks say.
+    pub(super) true_ms: i64,
+    /// By how much the wall clock is wrong, and how wrong each service takes it for: a process follows it forward,
+    /// and back only when it starts.
+    wall_ms: i64,
+    clocks_ms: Vec<i64>,
     shared: Arc<Shared>,
     engines: Vec<Engine>,
     tasks: Vec<(Process, Task)>,
@@ -112,7 +117,9 @@ impl<'s> Play<'s> {
             watch: Watch::default(),
             moments: Vec::new(),
             transcript: transcript.then(Vec::new),
-            now_ms: 1_700_000_000_000,
+            true_ms: 1_700_000_000_000,
+            wall_ms: 0,
+            clocks_ms: vec![0; databases.len()],
             shared: Arc::default(),
             engines: Vec::new(),
             tasks: Vec::new(),
@@ -155,7 +162,20 @@ impl<'s> Play<'s> {
         }
     }
 
+    /// The time of a service.
+    fn now_ms(&self, service: usize) -> i64 {
+        self.true_ms + self.clocks_ms[service]
+    }
+
+    fn set_clock(&mut self, by_ms: i64) {
+        self.wall_ms += by_ms;
+        for clock in &mut self.clocks_ms {
+            *clock = self.wall_ms.max(*clock);
+        }
+    }
+
     fn start_service(&mut self, service: usize) {
+        self.clocks_ms[service] = self.wall_ms;
         self.lives += 1;
         let process = Process { service, life: self.lives };
         let codes = self.cast.codes_at(self.placement, service);
@@ -198,6 +218,9 @@ impl<'s> Play<'s> {
     }
 
     fn crash(&mut self, service: usize) {
+        if service == OUTSIDE.service {
+            return;
+        }
         self.kill(service);
         self.start_service(service);
     }
@@ -417,11 +440,11 @@ impl<'s> Play<'s> {
             Some(Fault::TwoCoordinators) if event.by != OUTSIDE => self.start_service(event.by.service),
             Some(Fault::Moved) => self.move_modules(),
             Some(Fault::Overtaken) if self.callers.len() < CALLERS_MAX => self.overtake(),
-            Some(Fault::ClockForward) => self.now_ms += DAY_MS + 1,
-            Some(Fault::ClockBack) => self.now_ms -= DAY_MS + 1,
+            Some(Fault::ClockForward) => self.set_clock(DAY_MS + 1),
+            Some(Fault::ClockBack) => self.set_clock(-DAY_MS - 1),
             _ => {}
         }
-        super::NOW_MS.set(self.now_ms);
+        super::NOW_MS.set(self.true_ms);
         let is_under_way = matches!(event.what, What::Request { .. } | What::Reply { .. });
         if !is_under_way && !self.lives(event.by) {
             return;
@@ -446,7 +469,7 @@ impl<'s> Play<'s> {
             },
             What::Attempt { .. } => self.attempt(event, fault),
             What::Pause { time, done } => {
-                self.now_ms += i64::try_from(time.as_millis()).unwrap_or(0);
+                self.true_ms += i64::try_from(time.as_millis()).unwrap_or(0);
                 let _ = done.send(());
             }
         }
@@ -458,7 +481,7 @@ impl<'s> Play<'s> {
         commit: Box<dyn FnOnce(Doing<'_>) -> Option<String> + Send>,
         fault: Option<Fault>,
     ) {
-        let (database, now_ms) = (&self.databases[by.service], self.now_ms);
+        let (database, now_ms) = (&self.databases[by.service], self.now_ms(by.service));
         let doing = match fault {
             Some(Fault::NotRun) => {
                 Doing::Refuse(NotRun::new(NotRunReason::Overloaded, "the writer's queue is full").into())
@@ -489,6 +512,11 @@ impl<'s> Play<'s> {
             }
             _ => false,
         }
+    }
+
+    fn attempt_is_under_way(&self) -> bool {
+        let held = self.held.iter().map(|(_, event)| event);
+        self.queue.iter().chain(held).any(|event| matches!(event.what, What::Attempt { .. }))
     }
 
     fn request(&mut self, event: Event, fault: Option<Fault>) {
@@ -573,10 +601,11 @@ impl<'s> Play<'s> {
                 self.happens(run, context, request, Some((done, Some(unknown()))));
                 self.outage = Some((None, OUTAGE_REQUESTS));
             }
-            Some(Fault::LostPastWindow) => {
+            // No attempt is on its way for a day: it is given up long before.
+            Some(Fault::LostPastWindow) if !self.attempt_is_under_way() => {
                 self.happens(run, context, request, Some((done, Some(unknown()))));
                 // Also past the time that a look-up waits for what may be on its way.
-                self.now_ms += DAY_MS + DAY_MS / 24;
+                self.true_ms += DAY_MS + DAY_MS / 24;
             }
             Some(Fault::Delayed(late)) => {
                 let _ = done.send(unknown());

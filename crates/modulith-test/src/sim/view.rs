@@ -64,7 +64,7 @@ impl View<'_> {
     pub fn rows<R: FromRow>(&self, module: &'static str, sql: &str, params: impl Params) -> Vec<R> {
         let service = self.play.cast.service_of(self.play.placement, module);
         let database = &self.play.databases[service];
-        let rows = database.read(Some(&Arc::from(module)), self.play.now_ms, |db| db.rows(sql, params));
+        let rows = database.read(Some(&Arc::from(module)), self.play.true_ms, |db| db.rows(sql, params));
         rows.unwrap_or_else(|fault| panic!("a check's statement: {fault}"))
     }
 
@@ -97,7 +97,7 @@ impl View<'_> {
                 let service = play.cast.service_of(play.placement, module);
                 let sql = format!("SELECT src, seq, plan, state, attention FROM {module}__saga");
                 let rows: Vec<(Uuid, i64, String, i64, Option<String>)> = play.databases[service]
-                    .read(None, play.now_ms, |db| db.rows(&sql, ()))
+                    .read(None, play.true_ms, |db| db.rows(&sql, ()))
                     .unwrap_or_else(|fault| panic!("the sagas of `{module}`: {fault}"));
                 rows.into_iter().map(|(src, seq, plan, state, attention)| Saga {
                     src,
@@ -132,7 +132,7 @@ impl View<'_> {
             })
         };
         play.databases[service]
-            .read(None, play.now_ms, read)
+            .read(None, play.true_ms, read)
             .unwrap_or_else(|fault| panic!("the inbox of `{module}`: {fault}"))
     }
 
