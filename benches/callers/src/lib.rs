@@ -94,7 +94,7 @@ where
                     let placed = place(order).await;
                     let answered = Instant::now();
                     match placed {
-                        Ok(()) => seen.placed(interval.counts(answered).then(|| answered - sent)),
+                        Ok(()) => seen.done(interval.counts(answered).then(|| answered - sent)),
                         Err(error) => seen.failed(&error.to_string()),
                     }
                 }

@@ -18,7 +18,7 @@ pub struct Seen(Mutex<Counts>);
 #[derive(Debug)]
 struct Counts {
     latencies_us: Histogram<u64>,
-    placed: u64,
+    done: u64,
     errors: BTreeMap<String, u64>,
 }
 
@@ -30,7 +30,7 @@ pub struct Report {
     /// Those that count.
     orders: u64,
     /// All of them, also before and after the interval.
-    placed: u64,
+    done: u64,
     orders_per_s: f64,
     p50_us: u64,
     p99_us: u64,
@@ -41,28 +41,28 @@ impl Default for Seen {
     fn default() -> Self {
         let latencies_us = Histogram::new_with_max(LATENCY_MAX.as_micros() as u64, DIGITS)
             .expect("the constants make a histogram");
-        Self(Mutex::new(Counts { latencies_us, placed: 0, errors: BTreeMap::new() }))
+        Self(Mutex::new(Counts { latencies_us, done: 0, errors: BTreeMap::new() }))
     }
 }
 
 impl Seen {
-    /// An order was placed; with how long that took, if it counts.
-    pub fn placed(&self, took: Option<Duration>) {
+    /// What was asked for is done; with how long that took, if it counts.
+    pub fn done(&self, took: Option<Duration>) {
         let mut counts = self.counts();
-        counts.placed += 1;
+        counts.done += 1;
         if let Some(took) = took {
             counts.latencies_us.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
     }
 
-    /// An order was not placed, for this reason.
+    /// It was not done, for this reason.
     pub fn failed(&self, reason: &str) {
         *self.counts().errors.entry(reason.to_owned()).or_default() += 1;
     }
 
-    /// Orders that were placed so far.
+    /// What was done so far.
     pub fn count(&self) -> u64 {
-        self.counts().placed
+        self.counts().done
     }
 
     /// What was seen so far, of an interval of `seconds`.
@@ -73,7 +73,7 @@ impl Seen {
             callers,
             seconds,
             orders,
-            placed: counts.placed,
+            done: counts.done,
             orders_per_s: orders as f64 / seconds,
             p50_us: counts.latencies_us.value_at_quantile(0.50),
             p99_us: counts.latencies_us.value_at_quantile(0.99),

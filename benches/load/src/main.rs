@@ -93,7 +93,7 @@ async fn call(
             connection = None;
         }
         match status {
-            Ok(201) => seen.placed(interval.counts(answered).then(|| answered - sent)),
+            Ok(201) => seen.done(interval.counts(answered).then(|| answered - sent)),
             Ok(other) => seen.failed(&other.to_string()),
             Err(_) => seen.failed("connection"),
         }
