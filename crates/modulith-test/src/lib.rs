@@ -21,6 +21,7 @@
 //! ```
 
 mod application;
+pub mod disk;
 mod http;
 mod processes;
 
