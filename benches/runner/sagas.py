@@ -27,19 +27,23 @@ TABLES = ("payments_payment", "orders_order", "shipping_parcel")
 
 
 class Candidate:
-    """A topology, and the least sagas a second that we want of it."""
+    """A topology on a disk, and the least sagas a second that we want of it."""
 
-    def __init__(self, name, label, arguments, asked_per_s):
+    def __init__(self, name, label, arguments, asked_per_s, environment=None):
         self.name = name
         self.label = label
         self.arguments = arguments
         self.asked_per_s = asked_per_s
+        self.environment = environment
 
 
 SPLIT = ["--topology", str(DURABLE / "sagas" / "topology" / "split.toml")]
+SLOW_DISK = {"SAGAS_SYNC_US": "1000"}
 CANDIDATES = [
     Candidate("fused", "one process, one transaction", [], 40_000),
     Candidate("split", "four services", SPLIT, 10_000),
+    Candidate("fused-1ms", "one process, a sync takes 1 ms", [], 40_000, SLOW_DISK),
+    Candidate("split-1ms", "four services, a sync takes 1 ms", SPLIT, 10_000, SLOW_DISK),
 ]
 
 
@@ -51,7 +55,8 @@ def main(arguments):
     binary = build({(DURABLE, "sagas")}, chosen.no_build)["sagas"]
 
     def measure(candidate, in_flight, data):
-        with Server(candidate.name, [str(binary), "run", *candidate.arguments], data) as server:
+        command = [str(binary), "run", *candidate.arguments]
+        with Server(candidate.name, command, data, candidate.environment) as server:
             result = run(server, data, chosen.count, in_flight)
         verify(data, chosen.count)
         return result
