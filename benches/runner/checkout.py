@@ -9,7 +9,7 @@ import sqlite3
 import sys
 
 from harness import (
-    BENCHES, about_machine, add_load_options, build, chosen_of, goal, in_turns, median, parser, placing, publish, rate, ratio,
+    BENCHES, about_machine, add_load_options, build, chosen_of, in_turns, median, parser, placing, publish, rate, ratio, reached,
 )
 
 DURABLE = BENCHES / "durable"
@@ -112,12 +112,10 @@ def goals(results, chosen):
         asked = ASKED_SQLX if candidate.name == SQLX else {}
         if candidate.name in by_hand and rows[candidate.name] == rows[OURS]:
             asked = ASKED_BY_HAND
-        reached = {
-            callers: ratio(results, OURS, candidate.name, callers, "orders_per_s") for callers in chosen.callers
-        }
-        cells = (
-            goal(reached[callers], asked[callers]) if callers in asked else f"{reached[callers]:.2f}"
-            for callers in chosen.callers
-        )
+        cells = []
+        for callers in chosen.callers:
+            figure = ratio(results, OURS, candidate.name, callers, "orders_per_s")
+            judged = f" (asked {asked[callers]:.1f}: {reached(figure, asked[callers])})" if callers in asked else ""
+            cells.append(f"{figure:.2f}{judged}")
         lines.append(f"| {candidate.label} | {' | '.join(cells)} |")
     return lines

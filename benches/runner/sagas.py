@@ -13,7 +13,7 @@ import sys
 import time
 
 import machine
-from harness import BENCHES, about_machine, build, chosen_of, goal, in_turns, median, others_share, parser, publish, rate
+from harness import BENCHES, about_machine, build, chosen_of, in_turns, median, others_share, parser, publish, rate, reached
 from server import Server, fetch
 
 DURABLE = BENCHES / "durable"
@@ -138,7 +138,7 @@ def table(results, chosen):
 
         lines.append(
             f"| {candidate.label} | {rate(results, candidate.name, chosen.in_flight, 'sagas_per_s')} "
-            f"| {goal(of('sagas_per_s') / candidate.asked_per_s, 1)} | {of('answered_per_s'):,.0f} "
+            f"| {candidate.asked_per_s:,}: {reached(of('sagas_per_s'), candidate.asked_per_s)} | {of('answered_per_s'):,.0f} "
             f"| {of('p50_us') / 1000:.2f} | {of('p99_us') / 1000:.2f} | {1000 * of('cpu_s_per_1000'):.0f} |"
         )
     return lines

@@ -148,3 +148,45 @@ fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use callers::Orders;
+    use modulith::decode;
+
+    use super::*;
+    use crate::orders::Placed;
+
+    fn job(order: &Order) -> Job {
+        let (key, body) = (hash(order.key.as_bytes()), hash(&encode(&order.lines).expect("lines are encoded")));
+        Job { order: order.clone(), input: Vec::new(), event: Vec::new(), key, body, reply: oneshot::channel().0 }
+    }
+
+    #[tokio::test]
+    async fn a_key_has_one_order_and_a_refusal_takes_nothing() -> anyhow::Result<()> {
+        let data = tempfile::tempdir()?;
+        modulith_shop::mount(data.path()).await?.stop().await;
+        let connection = open(&data.path().join(modulith_shop::NAME).with_extension("db"))?;
+        let mut rows = Rows::prepare(&connection, Uuid::now_v7(), true)?;
+        let mut orders = Orders::of(0);
+        let (order, mut large) = (orders.next().expect("it is endless"), orders.next().expect("it is endless"));
+
+        let first = rows.place(&job(&order), 1)?;
+        assert!(matches!(&first, Outcome::Placed(answer) if decode::<Placed>(answer)?.order == order.id));
+        let repeat = Order { id: Uuid::now_v7(), ..order.clone() };
+        assert_eq!(rows.place(&job(&repeat), 2)?, first);
+        let other = Order { lines: large.lines.clone(), ..order.clone() };
+        assert_eq!(rows.place(&job(&other), 3)?, Outcome::KeyReused);
+        // There is enough for the first line.
+        large.lines[1].quantity = u32::MAX;
+        let short = Outcome::SoldOut(large.lines[1].product.clone());
+        assert_eq!(rows.place(&job(&large), 4)?, short);
+        assert_eq!(rows.place(&job(&large), 5)?, short);
+
+        let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        assert_eq!(count("SELECT count(*) FROM orders_order")?, 1);
+        assert_eq!(count("SELECT count(*) FROM orders_outbox")?, 1);
+        assert_eq!(count("SELECT sum(held) FROM products_product")?, 2);
+        Ok(())
+    }
+}
