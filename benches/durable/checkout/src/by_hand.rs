@@ -158,8 +158,16 @@ mod tests {
     use crate::orders::Placed;
 
     fn job(order: &Order) -> Job {
-        let (key, body) = (hash(order.key.as_bytes()), hash(&encode(&order.lines).expect("lines are encoded")));
-        Job { order: order.clone(), input: Vec::new(), event: Vec::new(), key, body, reply: oneshot::channel().0 }
+        let (key, body) =
+            (hash(order.key.as_bytes()), hash(&encode(&order.lines).expect("lines are encoded")));
+        Job {
+            order: order.clone(),
+            input: Vec::new(),
+            event: Vec::new(),
+            key,
+            body,
+            reply: oneshot::channel().0,
+        }
     }
 
     #[tokio::test]
@@ -169,7 +177,8 @@ mod tests {
         let connection = open(&data.path().join(modulith_shop::NAME).with_extension("db"))?;
         let mut rows = Rows::prepare(&connection, Uuid::now_v7(), true)?;
         let mut orders = Orders::of(0);
-        let (order, mut large) = (orders.next().expect("it is endless"), orders.next().expect("it is endless"));
+        let (order, mut large) =
+            (orders.next().expect("it is endless"), orders.next().expect("it is endless"));
 
         let first = rows.place(&job(&order), 1)?;
         assert!(matches!(&first, Outcome::Placed(answer) if decode::<Placed>(answer)?.order == order.id));

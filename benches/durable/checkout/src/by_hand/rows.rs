@@ -44,11 +44,14 @@ impl<'c> Rows<'c> {
         row_per_step: bool,
     ) -> rusqlite::Result<Self> {
         let step = |(module, method): (&str, &'static str)| -> rusqlite::Result<_> {
-            let insert = connection.prepare(&format!(
-                "INSERT INTO {module}__inbox
+            let insert = statement(
+                connection,
+                &format!(
+                    "INSERT INTO {module}__inbox
                  (src, seq, step, dir, origin, method, body_hash, state, answer, attempts, first_at)
                  VALUES ($1, $2, $3, {DIRECTION_DO}, {ORIGIN_SAGA}, $4, $5, {STEP_DONE}, $6, 1, $7)"
-            ))?;
+                ),
+            )?;
             Ok(Step { method, insert })
         };
         let steps = [("products", "hold"), ("payments", "debit"), ("orders", "record")];
@@ -61,15 +64,14 @@ impl<'c> Rows<'c> {
             order: statement(connection, orders::ORDER)?,
             line: statement(connection, orders::LINE)?,
             event: statement(connection, orders::EVENT)?,
-            key: connection.prepare(&format!(
+            key: statement(connection, &format!(
                 "INSERT INTO orders__saga
                  (src, seq, client_hash, body_hash, plan, version, fingerprint, input, state, answer, begun, ended, attempts)
                  VALUES ($1, $2, $3, $4, 'orders.place', 1, 0, $5, {SAGA_DONE}, $6, $7, $7, 1)
                  ON CONFLICT (client_hash) DO NOTHING"
             ))?,
-            earlier: connection
-                .prepare("SELECT body_hash, state, answer FROM orders__saga WHERE client_hash = $1")?,
-            refuse: connection.prepare(&format!(
+            earlier: statement(connection, "SELECT body_hash, state, answer FROM orders__saga WHERE client_hash = $1")?,
+            refuse: statement(connection, &format!(
                 "UPDATE orders__saga SET state = {SAGA_ABORTED}, answer = $2 WHERE client_hash = $1"
             ))?,
             steps,
@@ -136,7 +138,7 @@ impl<'c> Rows<'c> {
     }
 }
 
-/// A statement of a module. Its parameters are `$n`, which SQLite would number by first appearance.
+/// Parameters are written `$n` as modules write them, and SQLite would number those by first appearance.
 fn statement<'c>(connection: &'c Connection, sql: &str) -> rusqlite::Result<Statement<'c>> {
     connection.prepare(&sql.replace('$', "?"))
 }
