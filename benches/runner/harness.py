@@ -182,7 +182,10 @@ def reached(figure, asked):
 def publish(name, command, text, chosen):
     """Prints the tables, and puts them into README.md unless that is not wanted."""
     today = datetime.date.today().isoformat()
-    text = f"Measured on {today} with `benches/run {name} {command}`\non {os.cpu_count()} cores, which all share. Medians over the rounds.\n\n{text}"
+    text = (
+        f"Measured on {today} with `benches/run {name} {command}`\n"
+        f"on {machine.model()}, which all share. Medians over the rounds.\n\n{text}"
+    )
     print(text)
     if chosen.no_readme:
         return

@@ -84,6 +84,13 @@ def pss_mib(pid):
     return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
 
 
+def model():
+    """`2 cores of AMD EPYC 7B13`"""
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return f"{os.cpu_count()} cores of {', '.join(sorted(names)) or 'an unknown processor'}"
+
+
 def sync_us(folder):
     """What the disk takes for the least that is durable, 4 KiB appended and synced: the median and the 99th of 100."""
     page, took = bytes(4096), []
