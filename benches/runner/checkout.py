@@ -79,7 +79,7 @@ def tables(results, chosen):
     lines = []
     for callers in chosen.callers:
         lines += [
-            f"**{callers} caller{'s' if callers > 1 else ''}**",
+            f"**{plural(callers)}**",
             "",
             "| | orders/s (least, most) | p50 ms | p99 ms | CPU ms a 1,000 orders | of it the writer's | rows an order |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -104,7 +104,7 @@ def goals(results, chosen):
         return []
     rows = {result["candidate"]: result["rows_per_order"] for result in results}
     by_hand = [name for name in ("by-hand", BARE) if name in present]
-    lines = ["| the framework to | " + " | ".join(f"{callers} callers" for callers in chosen.callers) + " |"]
+    lines = ["| the framework to | " + " | ".join(plural(callers) for callers in chosen.callers) + " |"]
     lines.append("| --- |" + " ---: |" * len(chosen.callers))
     for candidate in chosen.candidates:
         if candidate.name == OURS:
@@ -118,4 +118,10 @@ def goals(results, chosen):
             judged = f" (asked {asked[callers]:.1f}: {reached(figure, asked[callers])})" if callers in asked else ""
             cells.append(f"{figure:.2f}{judged}")
         lines.append(f"| {candidate.label} | {' | '.join(cells)} |")
+        cells = (f"{ratio(results, OURS, candidate.name, callers, 'cpu_s_per_1000'):.2f}" for callers in chosen.callers)
+        lines.append(f"| the same, in CPU an order | {' | '.join(cells)} |")
     return lines
+
+
+def plural(callers):
+    return f"{callers} caller{'s' if callers > 1 else ''}"
