@@ -46,7 +46,7 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// What was asked for is done; with how long that took, if it counts.
+    /// An order was placed, or what else was asked for is done; with how long that took, if it counts.
     pub fn done(&self, took: Option<Duration>) {
         let mut counts = self.counts();
         counts.done += 1;
@@ -58,11 +58,6 @@ impl Seen {
     /// It was not done, for this reason.
     pub fn failed(&self, reason: &str) {
         *self.counts().errors.entry(reason.to_owned()).or_default() += 1;
-    }
-
-    /// What was done so far.
-    pub fn count(&self) -> u64 {
-        self.counts().done
     }
 
     /// What was seen so far, of an interval of `seconds`.

@@ -38,7 +38,8 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn disk(sync_us: &str) -> anyhow::Result<Faults> {
-    let sync_us = sync_us.parse().with_context(|| format!("{SYNC_US}={sync_us} is no number of microseconds"))?;
+    let sync_us =
+        sync_us.parse().with_context(|| format!("{SYNC_US}={sync_us} is no number of microseconds"))?;
     let disk = Disk::install().folder(Path::new("/"));
     disk.sync_takes(Duration::from_micros(sync_us));
     Ok(disk)
