@@ -1,0 +1,4 @@
+CREATE TABLE shipping_parcel (
+    id bigint PRIMARY KEY NOT NULL,
+    product bigint NOT NULL
+);
