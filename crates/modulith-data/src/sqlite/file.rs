@@ -19,6 +19,7 @@ use super::error::OpenError;
 use super::guard::Guard;
 use super::reader;
 use super::statements::configure;
+use super::work;
 use super::writer::{self, Queue, Urgency, WriterLimits};
 use crate::migrate::{self, Migration};
 use crate::session::Session;
@@ -82,12 +83,8 @@ impl Database {
         prepare(path, &connection)?;
         let guard = Arc::new(Guard::default());
         guard.install(&mut connection).map_err(sqlite)?;
-        let identity = writer::with_setup_session(
-            &connection,
-            &guard,
-            |session| set_up(path, session, modules),
-            sqlite,
-        )?;
+        let identity =
+            work::with_setup_session(&connection, &guard, |session| set_up(path, session, modules), sqlite)?;
         connection.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
         if Protection::CheckpointOnOpen.is_on() {
             checkpoint(path, &connection)?;

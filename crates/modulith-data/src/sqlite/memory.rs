@@ -14,7 +14,7 @@ use super::error::OpenError;
 use super::file::{Identity, set_up};
 use super::guard::Guard;
 use super::statements::{Rights, configure};
-use super::writer::{Hooks, Ran, WriteSession, control, in_savepoint, with_setup_session};
+use super::work::{Hooks, Ran, TakenBack, WriteSession, control, run_work, with_setup_session};
 use crate::migrate::Migration;
 use crate::session::Session;
 
@@ -126,15 +126,16 @@ impl InMemory {
             CallFault::from(NotRun::new(modulith_core::NotRunReason::Fault, error.to_string()))
         };
         control(&self.connection, "BEGIN IMMEDIATE").map_err(lost)?;
-        let mut session = WriteSession::new(Rights::new(&self.connection, &self.guard));
+        let mut session = WriteSession::new(Rights::new(&self.connection, &self.guard), TakenBack::Alone);
         session.now_ms = now_ms;
         let mut done = None;
-        let ran = in_savepoint(&mut session, |session| {
+        let ran = run_work(&mut session, |session| {
             done = Some(work(session)?);
             Ok(())
         });
         match ran {
             Ran::Ok(hooks) => Ok(Pending { database: self, hooks, done }),
+            Ran::Again => unreachable!("it can be taken back alone"),
             Ran::Failed(fault) => {
                 control(&self.connection, "ROLLBACK").map_err(lost)?;
                 Err(fault)

@@ -10,6 +10,7 @@ mod guard;
 mod memory;
 mod reader;
 mod statements;
+mod work;
 mod writer;
 
 pub use error::OpenError;

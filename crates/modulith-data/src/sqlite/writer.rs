@@ -1,5 +1,5 @@
-//! The one writer of a database: a thread that takes work from a queue, runs each piece in its own savepoint,
-//! and commits many with one sync (group commit).
+//! The one writer of a database: a thread that takes work from a queue and commits many pieces with one sync (group
+//! commit), each of which stands whole or not at all.
 //!
 //! An answer leaves only after the sync of its batch, also one that wrote nothing: what it read may be a
 //! neighbour's. A statement can end the whole transaction (`ON CONFLICT ROLLBACK`, a full disk); the batch is
@@ -8,22 +8,18 @@
 //! opened again, so until then nobody may be told that they are there or that they are not.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use modulith_core::{
-    CallFault, Columns, Fault, FaultKind, NotRun, NotRunReason, Protection, Statements, Unknown,
-    UnknownReason, Value,
-};
+use modulith_core::{CallFault, Fault, FaultKind, NotRun, NotRunReason, Protection, Unknown, UnknownReason};
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::error::described;
 use super::guard::Guard;
 use super::statements::Rights;
-use crate::clock::now_ms;
+use super::work::{Hooks, Ran, TakenBack, WriteSession, control, not_run, run_work};
 use crate::session::Session;
 
 /// Limits of the writer.
@@ -204,38 +200,27 @@ impl Queue {
 
 /// The writer's thread, until the queue is stopped and empty.
 pub(super) fn run(connection: &Connection, guard: &Guard, queue: &Queue) {
-    let mut batch = VecDeque::new();
+    let (mut batch, mut careful) = (VecDeque::new(), 0);
     while queue.take(&mut batch) {
-        commit(connection, guard, queue, &mut batch);
+        commit(connection, guard, queue, &mut batch, &mut careful);
     }
 }
 
-/// What became of one piece of work within its batch.
-pub(super) enum Ran {
-    Ok(Hooks),
-    Failed(CallFault),
-}
-
-/// What waits to hear whether a piece of work stands. Dropped, it hears that it does not.
-#[derive(Default)]
-pub(super) struct Hooks(Vec<Box<dyn FnOnce(bool) + Send>>);
-
-impl Hooks {
-    pub(super) fn end(&mut self, committed: bool) {
-        for hook in self.0.drain(..) {
-            hook(committed);
-        }
-    }
-}
-
-impl Drop for Hooks {
-    fn drop(&mut self) {
-        self.end(false);
-    }
-}
+/// How many batches get savepoints after one in which a piece of work was taken back. A savepoint costs a copy of
+/// every page that it sees changed, about an eighth of the writer's time, so without need there is none.
+const CAREFUL_BATCHES: u32 = 16;
 
 /// Runs one batch and answers it. When that fails in a way that leaves a doubt, the database is stopped.
-fn commit(connection: &Connection, guard: &Guard, queue: &Queue, batch: &mut VecDeque<Box<dyn Job>>) {
+///
+/// While `careful` is zero, work runs without savepoints. The first piece that refuses or fails takes the whole
+/// batch back, and it is run again with them.
+fn commit(
+    connection: &Connection,
+    guard: &Guard,
+    queue: &Queue,
+    batch: &mut VecDeque<Box<dyn Job>>,
+    careful: &mut u32,
+) {
     let mut ran: Vec<(Box<dyn Job>, Ran)> = Vec::with_capacity(batch.len());
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
@@ -249,7 +234,8 @@ fn commit(connection: &Connection, guard: &Guard, queue: &Queue, batch: &mut Vec
             return;
         }
         let began = Instant::now();
-        let mut session = WriteSession::new(Rights::new(connection, guard));
+        let taken_back = if *careful > 0 { TakenBack::Alone } else { TakenBack::WithBatch };
+        let mut session = WriteSession::new(Rights::new(connection, guard), taken_back);
         while let Some(mut job) = batch.pop_front() {
             let outcome = run_one(&mut session, job.as_mut(), began);
             if connection.is_autocommit() {
@@ -265,6 +251,7 @@ fn commit(connection: &Connection, guard: &Guard, queue: &Queue, batch: &mut Vec
                         Ran::Ok(_) if Protection::BatchRunsAgain.is_on() => batch.push_front(neighbour),
                         Ran::Ok(_) => neighbour.finish(Ok(())),
                         Ran::Failed(fault) => neighbour.finish(Err(fault)),
+                        Ran::Again => unreachable!("a batch ends with the first of these"),
                     }
                 }
                 if batch.is_empty() {
@@ -272,11 +259,25 @@ fn commit(connection: &Connection, guard: &Guard, queue: &Queue, batch: &mut Vec
                 }
                 continue 'batch;
             }
+            if let Ran::Again = outcome {
+                *careful = CAREFUL_BATCHES;
+                batch.push_front(job);
+                for (neighbour, outcome) in ran.drain(..).rev() {
+                    match outcome {
+                        Ran::Failed(fault) => neighbour.finish(Err(fault)),
+                        Ran::Ok(_) | Ran::Again => batch.push_front(neighbour),
+                    }
+                }
+                // Failing here leaves a transaction open, in which the next one cannot begin: the database stops.
+                let _ = control(connection, "ROLLBACK");
+                continue 'batch;
+            }
             ran.push((job, outcome));
             if began.elapsed() > queue.limits.batch_time_max && !batch.is_empty() {
                 queue.put_back(batch.drain(..));
             }
         }
+        *careful = if session.took_back() { CAREFUL_BATCHES } else { careful.saturating_sub(1) };
         if !Protection::SyncBeforeAnswer.is_on() {
             answer(ran.drain(..), || Ok(()));
         }
@@ -312,6 +313,7 @@ fn answer(ran: impl Iterator<Item = (Box<dyn Job>, Ran)>, fate: impl Fn() -> Res
                 job.finish(fate);
             }
             Ran::Failed(fault) => job.finish(Err(fault)),
+            Ran::Again => unreachable!("a batch with one of these is run again"),
         }
     }
 }
@@ -328,155 +330,5 @@ fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> R
     if job.is_abandoned() {
         return not_run(NotRun::new(NotRunReason::Deadline, "the caller left before it began"));
     }
-    in_savepoint(session, |session| job.run(session))
-}
-
-/// Runs one piece of work so that it stands whole or not at all, and its neighbours stay as they are.
-pub(super) fn in_savepoint(
-    session: &mut WriteSession<'_>,
-    run: impl FnOnce(&mut dyn Session) -> Result<(), Fault>,
-) -> Ran {
-    let connection = session.rights.connection;
-    if let Err(error) = control(connection, "SAVEPOINT work") {
-        return not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}")));
-    }
-    session.rights.act_as(None);
-    let result = catch_unwind(AssertUnwindSafe(|| run(session)));
-    session.rights.act_as(None);
-    let hooks = std::mem::take(&mut session.hooks);
-    if connection.is_autocommit() {
-        return match result {
-            Ok(Err(fault)) => not_run(fault.into()),
-            _ => Ran::Ok(Hooks::default()),
-        };
-    }
-    let result = match result {
-        Ok(Ok(())) if Protection::DeferredKeys.is_on() && deferred_keys_pending(connection) => {
-            Err(Fault::new(
-                FaultKind::Constraint,
-                "a deferred foreign key is not satisfied at the end of the command",
-            ))
-        }
-        Ok(result) => result,
-        Err(panic) => Err(Fault::new(FaultKind::Panicked, panic_text(panic.as_ref()))),
-    };
-    let end = match &result {
-        Ok(()) => control(connection, "RELEASE work"),
-        Err(_) => session.rollback_savepoint().and_then(|()| control(connection, "RELEASE work")),
-    };
-    let met_damage = matches!(&result, Err(fault) if fault.kind == FaultKind::Corrupt);
-    if end.is_err() || met_damage {
-        // What it wrote may still be in the transaction, and one that met damage does not commit: the whole is
-        // taken back, and the neighbours run again without it. An error here leaves it to the commit to fail.
-        let _ = control(connection, "ROLLBACK");
-    }
-    match (result, end) {
-        (Ok(()), Ok(())) => Ran::Ok(hooks),
-        (Err(fault), _) => not_run(fault.into()),
-        (Ok(()), Err(error)) => not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}"))),
-    }
-}
-
-fn not_run(not_run: NotRun) -> Ran {
-    Ran::Failed(CallFault::NotRun(not_run))
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the module's code panicked: {}", text.unwrap_or("without a message"))
-}
-
-/// A deferred foreign key would fail the COMMIT, and with it every neighbour in the batch.
-fn deferred_keys_pending(connection: &Connection) -> bool {
-    let (mut current, mut highest) = (0, 0);
-    // SAFETY: the handle is that of a live connection, used on its own thread, and both pointers are valid.
-    let code = unsafe {
-        ffi::sqlite3_db_status(
-            connection.handle(),
-            ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
-            &mut current,
-            &mut highest,
-            0,
-        )
-    };
-    code == ffi::SQLITE_OK && current != 0
-}
-
-pub(super) fn control(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(drop)
-}
-
-pub(super) struct WriteSession<'c> {
-    rights: Rights<'c>,
-    pub(super) now_ms: i64,
-    /// Of the piece of work that runs.
-    hooks: Hooks,
-}
-
-impl<'c> WriteSession<'c> {
-    pub(super) fn new(rights: Rights<'c>) -> Self {
-        Self { rights, now_ms: now_ms(), hooks: Hooks::default() }
-    }
-
-    fn rollback_savepoint(&mut self) -> rusqlite::Result<()> {
-        control(self.rights.connection, "ROLLBACK TO work")
-    }
-}
-
-impl Statements for WriteSession<'_> {
-    fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, Fault> {
-        self.rights.execute(sql, params)
-    }
-    fn query(
-        &mut self,
-        sql: &str,
-        params: &[Value<'_>],
-        each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
-        self.rights.query(sql, params, each)
-    }
-}
-
-impl Session for WriteSession<'_> {
-    fn act_as(&mut self, module: Option<&Arc<str>>) {
-        self.rights.act_as(module);
-    }
-    fn rollback(&mut self) -> Result<(), Fault> {
-        self.hooks.end(false);
-        self.rollback_savepoint().map_err(|error| Fault::new(FaultKind::Lost, format!("rollback: {error}")))
-    }
-    fn now_ms(&self) -> i64 {
-        self.now_ms
-    }
-    fn statements(&mut self) -> &mut dyn Statements {
-        self
-    }
-    fn on_end(&mut self, hook: Box<dyn FnOnce(bool) + Send>) {
-        self.hooks.0.push(hook);
-    }
-}
-
-/// A session outside of the queue, for opening a database: migrations run in it.
-pub(super) fn with_setup_session<T, E>(
-    connection: &Connection,
-    guard: &Guard,
-    setup: impl FnOnce(&mut dyn Session) -> Result<T, E>,
-    failed: impl Fn(rusqlite::Error) -> E,
-) -> Result<T, E> {
-    control(connection, "BEGIN IMMEDIATE").map_err(&failed)?;
-    control(connection, "SAVEPOINT work").map_err(&failed)?;
-    let mut session = WriteSession::new(Rights::new(connection, guard).migrating());
-    match setup(&mut session) {
-        Ok(done) => {
-            control(connection, "RELEASE work").map_err(&failed)?;
-            control(connection, "COMMIT").map_err(&failed)?;
-            Ok(done)
-        }
-        Err(error) => {
-            // Closing the connection would roll back as well; this one's error is the lesser news.
-            let _ = control(connection, "ROLLBACK");
-            Err(error)
-        }
-    }
+    run_work(session, |session| job.run(session))
 }

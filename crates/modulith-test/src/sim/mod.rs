@@ -47,6 +47,10 @@ pub fn now_ms() -> i64 {
     NOW_MS.get()
 }
 
+/// After a fault, the next one is tried at each of so many moments. A saga that waits for a person goes on asking, and
+/// its moments are alike.
+const MOMENTS_TRIED: usize = 120;
+
 type Check = Box<dyn Fn(&View<'_>) -> Result<(), String> + Send + Sync>;
 
 /// Schedules of one application, in some placements.
@@ -165,7 +169,7 @@ impl Simulation {
         if depth == 0 {
             return Ok(());
         }
-        for (number, moment) in moments.iter().enumerate().skip(first) {
+        for (number, moment) in moments.iter().enumerate().skip(first).take(MOMENTS_TRIED) {
             for fault in Fault::at(*moment) {
                 let faults = faults.iter().copied().chain([(number, fault)]).collect();
                 self.deeper(databases, at, start, faults, depth - 1, report)?;
