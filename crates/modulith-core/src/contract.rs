@@ -13,10 +13,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
+use crate::effect::{Found, ProviderModel};
 use crate::outcome::{
     Answer, CallError, Failed, Fault, FaultKind, NotRun, NotRunReason, Outcome, Refusal, RefusalRecord,
     Unknown,
 };
+use crate::secret::SECRET_MARK;
 use crate::tx::{Snapshot, Tx};
 
 pub type AnyBox = Box<dyn Any + Send + Sync>;
@@ -45,13 +47,14 @@ pub enum Kind {
 }
 
 macro_rules! token {
-    ($(#[$doc:meta])* $name:ident, $kind:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:expr $(, $(#[$more_doc:meta])* $more:ident: $type:ty = $default:expr)?) => {
         $(#[$doc])*
         pub struct $name<Req, T, E> {
             pub contract: &'static str,
             pub method: &'static str,
             /// Position in the contract.
             pub index: usize,
+            $($(#[$more_doc])* pub $more: $type,)?
             types: PhantomData<fn(Req) -> (T, E)>,
         }
 
@@ -59,7 +62,7 @@ macro_rules! token {
             pub const KIND: Kind = $kind;
             /// For the macro, and for contracts written by hand.
             pub const fn new(contract: &'static str, method: &'static str, index: usize) -> Self {
-                Self { contract, method, index, types: PhantomData }
+                Self { contract, method, index, $($more: $default,)? types: PhantomData }
             }
         }
 
@@ -81,7 +84,9 @@ token! {
 }
 token! {
     /// The token of an effect: `Payments.charge`.
-    Effect, Kind::Effect
+    Effect, Kind::Effect,
+    /// What it relies on outside.
+    provider: ProviderModel = ProviderModel::DEFAULT
 }
 
 /// How the types of one method are written and read; function pointers only.
@@ -164,6 +169,8 @@ pub trait CommandFn: Send + Sync {
 /// An effect behind its token.
 pub trait EffectFn: Send + Sync {
     fn run(&self, context: Context, request: AnyBox) -> BoxFuture<'static, EffectRan>;
+    /// What this effect did, out of the answer of its look-up; `None` if it certainly did not run.
+    fn found(&self, found: AnyBox) -> Result<Option<Ran>, Fault>;
 }
 
 /// A module's code for one method.
@@ -178,6 +185,7 @@ pub enum Handler {
     },
     Effect {
         run: std::sync::Arc<dyn EffectFn>,
+        provider: ProviderModel,
     },
 }
 
@@ -239,7 +247,8 @@ impl Served {
         F: Future<Output = Result<T, CallError<E>>> + Send + 'static,
     {
         let run = std::sync::Arc::new(TypedEffect { code, types: PhantomData });
-        self.push(token.index, token.method, Codec::of::<Req, T, E>(), Handler::Effect { run });
+        let handler = Handler::Effect { run, provider: token.provider };
+        self.push(token.index, token.method, Codec::of::<Req, T, E>(), handler);
         self
     }
 
@@ -327,6 +336,17 @@ where
             }
         })
     }
+
+    fn found(&self, found: AnyBox) -> Result<Option<Ran>, Fault> {
+        match found.downcast::<Found<T, E>>() {
+            Ok(found) => Ok(match *found {
+                Found::Done(answer) => Some(Ran::Done(Box::new(answer))),
+                Found::Refused(refusal) => Some(Ran::Refused(Box::new(refusal))),
+                Found::Nothing => None,
+            }),
+            Err(_) => Err(Fault::new(FaultKind::Encoding, "a look-up's answer has other types")),
+        }
+    }
 }
 
 /// A contract as data: for the topology check, the handshake, documents and diagrams.
@@ -345,6 +365,10 @@ pub struct MethodModel {
     pub request: serde_json::Value,
     pub answer: serde_json::Value,
     pub refused: serde_json::Value,
+    /// Of an effect. Only the service that hosts it acts on this, so it is no part of what two services agree on:
+    /// a window may be corrected without releasing the callers.
+    #[serde(skip)]
+    pub provider: Option<ProviderModel>,
 }
 
 impl MethodModel {
@@ -355,13 +379,20 @@ impl MethodModel {
             request: schemars::schema_for!(Req).to_value(),
             answer: schemars::schema_for!(T).to_value(),
             refused: schemars::schema_for!(E).to_value(),
+            provider: (kind == Kind::Effect).then_some(ProviderModel::DEFAULT),
         }
+    }
+
+    /// An effect with what its token declares.
+    pub fn effect<Req: Wire, T: Wire, E: Refusal>(token: Effect<Req, T, E>) -> Self {
+        Self { provider: Some(token.provider), ..Self::of::<Req, T, E>(token.method, Kind::Effect) }
     }
 }
 
 impl ContractModel {
-    /// Equal exactly when name, version, methods and all schemas are, whatever their documentation says: the
-    /// first 8 bytes of the SHA-256 of the contract as JSON with sorted keys, in hexadecimal.
+    /// Equal exactly when name, version, methods and all schemas are, whatever their documentation says, which of
+    /// their fields are secret, and what effects rely on outside: the first 8 bytes of the SHA-256 of the contract as
+    /// JSON with sorted keys, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         let model = serde_json::to_value(self).expect("a model of strings and JSON is JSON");
         let mut text = String::new();
@@ -372,12 +403,17 @@ impl ContractModel {
 }
 
 /// Sorted, since the order of an object's keys depends on a feature of `serde_json` that any crate may switch on;
-/// without descriptions, since a comment changes nothing that two services exchange.
+/// without descriptions and marks of secrets, which change nothing that two services exchange.
 fn canonical(value: &serde_json::Value, text: &mut String) {
     match value {
         serde_json::Value::Object(fields) => {
-            let mut fields: Vec<_> =
-                fields.iter().filter(|(key, value)| *key != "description" || !value.is_string()).collect();
+            // A field of a type may have either name; its value is a schema.
+            let is_exchanged = |(key, value): &(&String, &serde_json::Value)| match key.as_str() {
+                "description" => !value.is_string(),
+                SECRET_MARK => !value.is_boolean(),
+                _ => true,
+            };
+            let mut fields: Vec<_> = fields.iter().filter(is_exchanged).collect();
             fields.sort_by_key(|(key, _)| key.as_str());
             text.push('{');
             for (key, field) in fields {

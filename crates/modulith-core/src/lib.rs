@@ -7,10 +7,13 @@ mod client;
 mod context;
 mod contract;
 mod crash;
+mod effect;
 mod key;
 mod outcome;
 mod protection;
+mod redact;
 mod saga;
+mod secret;
 mod tx;
 mod value;
 
@@ -23,6 +26,7 @@ pub use contract::{
     MethodModel, Query, QueryFn, QuerySlot, Ran, Served, ServedMethod, Wire,
 };
 pub use crash::crash_point;
+pub use effect::{EFFECT_WINDOW_DEFAULT, Found, LOOK_UP_DELAY, ProviderModel};
 pub use key::{ClientKey, Direction, Origin, StepKey};
 pub use outcome::{
     Answer, CallError, CallFault, Failed, Fault, FaultKind, Never, NotRun, NotRunReason, Outcome, Refusal,
@@ -30,10 +34,12 @@ pub use outcome::{
 };
 #[doc(hidden)]
 pub use protection::{Protection, SwitchedOff};
+pub use redact::{REDACTED, redacted};
 pub use saga::{
     Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
     StepModel, UndoModel,
 };
+pub use secret::{SECRET_MARK, Secret};
 pub use tx::{Columns, SAGAS_PER_COMMAND_MAX, Snapshot, Statements, Tx};
 pub use value::{Column, FromRow, Param, Params, Value};
 

@@ -1,5 +1,6 @@
 //! `#[contract]`.
 
+mod effect;
 mod expand;
 mod model;
 mod types;

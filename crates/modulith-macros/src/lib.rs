@@ -15,7 +15,7 @@ use proc_macro::TokenStream;
 ///
 /// ```
 /// # mod modules {
-/// use modulith::{Answer, CallError, Context, Never, Refusal, Snapshot, StepKey, Tx, contract};
+/// use modulith::{Answer, CallError, Context, Found, Never, Refusal, Snapshot, StepKey, Tx, contract};
 /// use schemars::JsonSchema;
 /// use serde::{Deserialize, Serialize};
 ///
@@ -46,9 +46,13 @@ use proc_macro::TokenStream;
 ///     #[command]
 ///     fn hold(&self, tx: &mut Tx<'_>, request: HoldRequest) -> Answer<Hold, HoldRefused>;
 ///
-///     /// Tells the supplier, who deduplicates by the key.
-///     #[effect]
+///     /// Tells the supplier, who deduplicates by the key for a week.
+///     #[effect(window = "7d", look_up = find_reorder)]
 ///     async fn reorder(&self, cx: &Context, product: String) -> Result<(), CallError<Never>>;
+///
+///     /// What the supplier has under the key of a reorder.
+///     #[effect]
+///     async fn find_reorder(&self, cx: &Context, key: StepKey) -> Result<Found<(), Never>, CallError<Never>>;
 /// }
 ///
 /// pub struct ProductsModule;
@@ -73,6 +77,11 @@ use proc_macro::TokenStream;
 ///     async fn reorder(&self, cx: &Context, _product: String) -> Result<(), CallError<Never>> {
 ///         let _shown_to_the_supplier = cx.idempotency_key();
 ///         Ok(())
+///     }
+///
+///     async fn find_reorder(&self, _: &Context, key: StepKey) -> Result<Found<(), Never>, CallError<Never>> {
+///         let _asked_of_the_supplier = key.to_string();
+///         Ok(Found::Nothing)
 ///     }
 /// }
 ///
@@ -109,6 +118,20 @@ use proc_macro::TokenStream;
 /// `Serialize`, `Deserialize` and `JsonSchema`, the request of a command also `Clone`; `E` derives `Refusal`, or is
 /// `Never` for a method that cannot refuse. The macro reads these types as they are spelled: an alias of `Answer`
 /// or `Result` is not seen through.
+///
+/// # What an effect declares
+///
+/// `#[effect(window = "24h", look_up = find_charge)]`; either part may be left out.
+///
+/// - `window`: how long the provider recognises an idempotency key, from the first attempt: a number of seconds,
+///   minutes, hours or days, as `"90s"`, `"30m"`, `"24h"`, `"7d"`. While it lasts, an outcome that is unknown is
+///   asked for by sending the same bytes again; past it nothing is sent. Without one it is 24 hours: look at what the
+///   provider promises, since a window that is too long does a thing twice.
+/// - `look_up`: the effect of this contract that finds what was done under a key, `StepKey` to `Found<T, E>`, with
+///   the `T` and `E` of the effect that names it, and that cannot refuse. It is asked past the window. Without one, an
+///   outcome that is still unknown then is a matter for a person.
+///
+/// Neither is in the contract's fingerprint: they concern the module and its provider, not the callers.
 ///
 /// # What it adds
 ///

@@ -212,15 +212,20 @@
 //! # Reaching the outside world
 //!
 //! An *effect* is the kind that may await: a card provider, a mail server. It shows the outside the same key on every
-//! attempt. It must say *unknown* when it does not know.
+//! attempt. It must say *unknown* when it does not know; then the same bytes are sent again while the provider
+//! recognises the key, and after that it is asked what it has.
 //!
 //! ```
-//! use modulith::{CallError, Context, Never, StepKey, Unknown, UnknownReason, contract};
+//! use modulith::{CallError, Context, Found, Never, StepKey, Unknown, UnknownReason, contract};
 //!
 //! #[contract(name = "payments", version = 1)]
 //! pub trait Payments {
-//!     #[effect]
+//!     #[effect(window = "24h", look_up = find_charge)]
 //!     async fn charge(&self, cx: &Context, amount_minor: i64) -> Result<String, CallError<Never>>;
+//!     /// What the provider has under the key of a charge.
+//!     #[effect]
+//!     async fn find_charge(&self, cx: &Context, key: StepKey)
+//!     -> Result<Found<String, Never>, CallError<Never>>;
 //!     /// Undoes a step by its key, since a lost answer leaves only the key.
 //!     #[effect]
 //!     async fn refund(&self, cx: &Context, step: StepKey) -> Result<(), CallError<Never>>;
@@ -235,6 +240,15 @@
 //!         Err(Unknown::new(UnknownReason::Provider, "no answer within 10 s").into())
 //!     }
 //!
+//!     async fn find_charge(
+//!         &self,
+//!         _cx: &Context,
+//!         key: StepKey,
+//!     ) -> Result<Found<String, Never>, CallError<Never>> {
+//!         let _searched_for = key.to_string();
+//!         Ok(Found::Nothing)
+//!     }
+//!
 //!     async fn refund(&self, _cx: &Context, _step: StepKey) -> Result<(), CallError<Never>> {
 //!         Ok(())
 //!     }
@@ -243,6 +257,26 @@
 //! ```
 //!
 //! In a plan: `plan.step("charge", Payments.charge, (), ..).undo_by_key(Payments.refund)`.
+//!
+//! # What nobody is to read
+//!
+//! A [`Secret`] is stored and sent like any value, and no log and no operator's view shows it.
+//!
+//! ```
+//! use modulith::Secret;
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+//! pub struct SignIn {
+//!     pub email: String,
+//!     pub password: Secret<String>,
+//! }
+//!
+//! let attempt = SignIn { email: "ada@example.org".into(), password: Secret::new("enigma".into()) };
+//! assert_eq!(format!("{attempt:?}"), r#"SignIn { email: "ada@example.org", password: Secret(…) }"#);
+//! assert_eq!(attempt.password.expose(), "enigma");
+//! ```
 //!
 //! # Configuration
 //!

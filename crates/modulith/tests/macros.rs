@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use modulith::{
     Answer, AnyBox, BoxFuture, CallError, CallFault, Client, ClientKey, Column, Context, ContractClient,
-    Done, EffectRan, Fault, FaultKind, Handler, Kind, LocalCalls, Never, NotRun, Param, Refusal,
-    RefusalRecord, Served, Snapshot, Statements, StepKey, Tx, Value, contract,
+    Direction, Done, EffectRan, Fault, FaultKind, Found, Handler, Kind, LocalCalls, Never, NotRun, Origin,
+    Outcome, Param, ProviderModel, Refusal, RefusalRecord, Served, Snapshot, Statements, StepKey, Tx, Value,
+    contract,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -95,6 +97,50 @@ mod inner {
     trait Unused {
         #[command]
         fn register(&self, tx: &mut Tx<'_>, name: String) -> Answer<(), Never>;
+    }
+}
+
+#[contract(name = "payments", version = 1)]
+pub trait Payments {
+    #[effect(window = "7d", look_up = find_charge)]
+    async fn charge(&self, cx: &Context, amount: i64) -> Result<i64, CallError<Unpaid>>;
+
+    #[effect]
+    async fn find_charge(&self, cx: &Context, key: StepKey) -> Result<Found<i64, Unpaid>, CallError<Never>>;
+}
+
+/// The same to its callers.
+mod undeclared {
+    use super::*;
+
+    #[contract(name = "payments", version = 1)]
+    pub(super) trait Payments {
+        #[effect]
+        async fn charge(&self, cx: &Context, amount: i64) -> Result<i64, CallError<Unpaid>>;
+
+        #[effect]
+        async fn find_charge(
+            &self,
+            cx: &Context,
+            key: StepKey,
+        ) -> Result<Found<i64, Unpaid>, CallError<Never>>;
+    }
+}
+
+/// What a provider has under the sequence of a key.
+struct PaymentsModule;
+
+impl Payments for PaymentsModule {
+    async fn charge(&self, _: &Context, amount: i64) -> Result<i64, CallError<Unpaid>> {
+        Ok(amount)
+    }
+
+    async fn find_charge(&self, _: &Context, key: StepKey) -> Result<Found<i64, Unpaid>, CallError<Never>> {
+        Ok(match key.seq {
+            0 => Found::Nothing,
+            1 => Found::Refused(Unpaid(7)),
+            amount => Found::Done(amount),
+        })
     }
 }
 
@@ -193,7 +239,7 @@ impl LocalCalls for Local {
     }
 
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan> {
-        let Handler::Effect { run } = &self.0.methods[method].handler else { panic!("not an effect") };
+        let Handler::Effect { run, .. } = &self.0.methods[method].handler else { panic!("not an effect") };
         run.run(Context::background("four"), request)
     }
 }
@@ -248,6 +294,47 @@ fn tokens_know_their_place() {
 fn a_fingerprint_is_stable() {
     assert_eq!(Products.model().fingerprint(), "256f804914828ed3");
     assert_ne!(Products.model().fingerprint(), inner::Inner.model().fingerprint());
+}
+
+#[test]
+fn an_effect_declares_what_it_relies_on() {
+    let declared =
+        ProviderModel { window: Duration::from_secs(7 * 24 * 60 * 60), look_up: Some("find_charge") };
+    assert_eq!((Payments.charge.provider, Payments.find_charge.provider), (declared, ProviderModel::DEFAULT));
+    let model = Payments.model();
+    let of_methods: Vec<_> = model.methods.iter().map(|method| method.provider).collect();
+    assert_eq!(of_methods, [Some(declared), Some(ProviderModel::DEFAULT)]);
+    assert_eq!(inner::Inner.model().methods[0].provider, None);
+    let served = Payments.serve(PaymentsModule);
+    let Handler::Effect { provider, .. } = &served.methods[0].handler else { panic!("not an effect") };
+    assert_eq!(*provider, declared);
+    // What it relies on may be corrected without releasing its callers.
+    assert_eq!(model.fingerprint(), undeclared::Payments.model().fingerprint());
+}
+
+#[tokio::test]
+async fn a_look_up_tells_what_its_effect_did() {
+    let served = Payments.serve(PaymentsModule);
+    let [charge, find] = &served.methods[..] else { panic!("two methods") };
+    let (Handler::Effect { run: charged, .. }, Handler::Effect { run: found, .. }) =
+        (&charge.handler, &find.handler)
+    else {
+        panic!("not effects");
+    };
+    let look_up = async |seq| {
+        let key =
+            StepKey { origin: Origin::Saga, src: Default::default(), seq, step: 0, direction: Direction::Do };
+        match found.run(Context::background(""), Box::new(key)).await {
+            EffectRan::Done(answer) => charged.found(answer),
+            _ => panic!("it knows"),
+        }
+    };
+    assert!(look_up(0).await.unwrap().is_none());
+    let refused = charge.codec.outcome(&look_up(1).await.unwrap().unwrap()).unwrap();
+    assert_eq!(refused, Outcome::Refused(RefusalRecord::of(&Unpaid(7)).unwrap()));
+    let done = charge.codec.outcome(&look_up(250).await.unwrap().unwrap()).unwrap();
+    assert_eq!(done, Outcome::Done(modulith::encode(&250_i64).unwrap()));
+    assert!(charged.found(Box::new(250_i64)).is_err(), "that is no answer of a look-up");
 }
 
 #[test]

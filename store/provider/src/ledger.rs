@@ -17,7 +17,8 @@ pub(crate) struct Ledger {
 struct Intent {
     amount: i64,
     currency: String,
-    succeeded: bool,
+    /// None: the card was charged.
+    decline_code: Option<&'static str>,
     refunds: Vec<i64>,
     metadata: Form,
 }
@@ -38,22 +39,17 @@ impl Ledger {
         };
         let name = |key: &str| Some(key.strip_prefix("metadata[")?.strip_suffix(']')?.to_owned());
         let metadata = form.into_iter().filter_map(|(key, value)| Some((name(&key)?, value))).collect();
-        let succeeded = decline_code.is_none();
-        self.intents.push(Intent { amount, currency, succeeded, refunds: Vec::new(), metadata });
+        self.intents.push(Intent { amount, currency, decline_code, refunds: Vec::new(), metadata });
         match decline_code {
             None => (StatusCode::OK, self.shown(self.intents.len() - 1)),
-            Some(decline_code) => {
-                let error =
-                    json!({"type": "card_error", "code": "card_declined", "decline_code": decline_code});
-                (StatusCode::PAYMENT_REQUIRED, json!({ "error": error }))
-            }
+            Some(code) => (StatusCode::PAYMENT_REQUIRED, json!({ "error": declined(code) })),
         }
     }
 
     /// Gives back an amount, or without one all that is left.
     pub(crate) fn refund(&mut self, form: &Form) -> Answer {
         let id = form.get("payment_intent").and_then(|id| id.strip_prefix("pi_")?.parse::<usize>().ok());
-        let Some(intent) = id.and_then(|id| self.intents.get_mut(id)).filter(|intent| intent.succeeded)
+        let Some(intent) = id.and_then(|id| self.intents.get_mut(id)).filter(|intent| intent.succeeded())
         else {
             return error("invalid_request_error", "resource_missing");
         };
@@ -79,7 +75,7 @@ impl Ledger {
 
     /// For tests.
     pub(crate) fn sums(&self) -> Value {
-        let charged = || self.intents.iter().filter(|intent| intent.succeeded);
+        let charged = || self.intents.iter().filter(|intent| intent.succeeded());
         let refunds = || charged().flat_map(|intent| &intent.refunds);
         json!({
             "charges": charged().count(),
@@ -97,9 +93,20 @@ impl Ledger {
             "id": format!("pi_{id}"),
             "amount": intent.amount,
             "currency": intent.currency,
-            "status": if intent.succeeded { "succeeded" } else { "requires_payment_method" },
+            "status": if intent.succeeded() { "succeeded" } else { "requires_payment_method" },
+            "last_payment_error": intent.decline_code.map(declined),
             "amount_refunded": intent.refunds.iter().sum::<i64>(),
             "metadata": intent.metadata,
         })
     }
+}
+
+impl Intent {
+    fn succeeded(&self) -> bool {
+        self.decline_code.is_none()
+    }
+}
+
+fn declined(decline_code: &str) -> Value {
+    json!({"type": "card_error", "code": "card_declined", "decline_code": decline_code})
 }

@@ -99,12 +99,16 @@ fn tokens(item: &ItemTrait, checked: &Checked) -> TokenStream {
         quote! { #[doc = #doc] #gap #(#attributes)* #visibility #ident: ::modulith::#token<#types> }
     });
     let values = checked.methods.iter().enumerate().map(|(index, method)| {
-        let (token, method, index) = (method.kind.token(), method.name(), Literal::usize_unsuffixed(index));
-        quote! { ::modulith::#token::new(#contract, #method, #index) }
+        let (token, name, index) = (method.kind.token(), method.name(), Literal::usize_unsuffixed(index));
+        let provider = provider(checked, method);
+        quote! { ::modulith::#token::new(#contract, #name, #index) #provider }
     });
     let models = checked.methods.iter().map(|method| {
-        let (token, types, method) = (method.kind.token(), method.types(), method.name());
-        quote! { ::modulith::MethodModel::of::<#types>(#method, ::modulith::Kind::#token) }
+        let (ident, token, types, name) = (&method.ident, method.kind.token(), method.types(), method.name());
+        match method.kind {
+            Kind::Effect => quote! { ::modulith::MethodModel::effect(self.#ident) },
+            _ => quote! { ::modulith::MethodModel::of::<#types>(#name, ::modulith::Kind::#token) },
+        }
     });
     let served = checked.methods.iter().map(|method| served(item, method));
     let shared = match checked.methods[..] {
@@ -144,6 +148,23 @@ fn tokens(item: &ItemTrait, checked: &Checked) -> TokenStream {
             }
         }
     }
+}
+
+/// What makes an effect's token one with a window and a look-up. The compiler compares the types of the two.
+fn provider(checked: &Checked, method: &Method) -> TokenStream {
+    let window = method.provider.window_s.map(|seconds| {
+        let seconds = Literal::u64_unsuffixed(seconds);
+        quote! { .window(::core::time::Duration::from_secs(#seconds)) }
+    });
+    let look_up = method.provider.look_up.as_ref().and_then(|written| {
+        let (index, found) =
+            checked.methods.iter().enumerate().find(|(_, method)| method.ident == *written)?;
+        let (contract, types, name) = (&checked.name, found.types(), found.name());
+        let index = Literal::usize_unsuffixed(index);
+        let span = Span::call_site().located_at(written.span());
+        Some(quote_spanned! {span=> .look_up(::modulith::Effect::<#types>::new(#contract, #name, #index)) })
+    });
+    quote! { #window #look_up }
 }
 
 fn served(item: &ItemTrait, method: &Method) -> TokenStream {

@@ -12,6 +12,7 @@ use syn::{
     TraitItem, TraitItemFn, Type,
 };
 
+use super::effect::{self, Provider};
 use super::model::{Contract, Kind, KindAttribute};
 use super::types::{last_segment, not_owned, one_argument, plain, return_type, two_arguments};
 use crate::names::pascal_case;
@@ -28,6 +29,8 @@ pub(super) struct Checked {
 pub(super) struct Method {
     pub(super) kind: Kind,
     pub(super) heavy: bool,
+    /// What an effect declares; of the other kinds nothing.
+    pub(super) provider: Provider,
     pub(super) ident: Ident,
     /// What the client shows as well: documentation, deprecation.
     pub(super) attributes: Vec<Attribute>,
@@ -42,10 +45,10 @@ pub(super) struct Request {
 }
 
 #[derive(Default)]
-struct Errors(Vec<Error>);
+pub(super) struct Errors(Vec<Error>);
 
 impl Errors {
-    fn on(&mut self, tokens: impl ToTokens, message: impl std::fmt::Display) {
+    pub(super) fn on(&mut self, tokens: impl ToTokens, message: impl std::fmt::Display) {
         self.0.push(Error::new_spanned(tokens, message));
     }
 }
@@ -67,6 +70,7 @@ pub(super) fn check(contract: &Contract) -> (Checked, Vec<Error>) {
             methods.push(method);
         }
     }
+    effect::check_look_ups(&mut methods, &contract.item, &mut errors);
     let complete = methods.len() == contract.item.items.len();
     (Checked { name, version, methods, complete }, errors.0)
 }
@@ -175,14 +179,12 @@ fn method(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> O
     let errors_before = errors.0.len();
     shape(item, errors);
     let kind = kind(item, kinds, errors);
-    if let Some((kind, _)) = kind {
-        asyncness(item, kind, errors);
+    if let Some(known) = &kind {
+        asyncness(item, known.kind, errors);
     }
-    let request = inputs(item, kind.map(|(kind, _)| kind), errors);
-    let (answer, refused) = match kind {
-        Some((kind, _)) => output(item, kind, errors)?,
-        None => return None,
-    };
+    let request = inputs(item, kind.as_ref().map(|known| known.kind), errors);
+    let KindKnown { kind, heavy, provider } = kind?;
+    let (answer, refused) = output(item, kind, errors)?;
     for ty in [&answer, &refused] {
         errors.0.extend(not_owned(ty).map(|message| Error::new_spanned(ty, message)));
     }
@@ -192,10 +194,10 @@ fn method(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> O
         .iter()
         .filter(|attribute| shown.iter().any(|name| attribute.path().is_ident(name)))
         .cloned();
-    let (kind, heavy) = kind?;
     (errors.0.len() == errors_before).then(|| Method {
         kind,
         heavy,
+        provider,
         ident: item.sig.ident.clone(),
         attributes: attributes.collect(),
         request,
@@ -241,7 +243,14 @@ fn shape(item: &TraitItemFn, errors: &mut Errors) {
     }
 }
 
-fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Option<(Kind, bool)> {
+/// A method's kind with its arguments.
+struct KindKnown {
+    kind: Kind,
+    heavy: bool,
+    provider: Provider,
+}
+
+fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Option<KindKnown> {
     let name = &item.sig.ident;
     let [first, others @ ..] = kinds else {
         let message = format!("`{name}` has no kind: write `#[query]`, `#[command]` or `#[effect]` above it");
@@ -257,19 +266,25 @@ fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Opt
         errors.on(&second.attribute, message);
         return None;
     }
-    let heavy = match (&first.attribute.meta, first.kind) {
-        (Meta::Path(_), _) => false,
-        (Meta::List(list), Kind::Query) if list.tokens.to_string() == "heavy" => true,
+    let mut known = KindKnown { kind: first.kind, heavy: false, provider: Provider::default() };
+    match (&first.attribute.meta, first.kind) {
+        (Meta::Path(_), _) => {}
+        (Meta::List(list), Kind::Query) if list.tokens.to_string() == "heavy" => known.heavy = true,
+        (Meta::List(list), Kind::Effect) => known.provider = effect::arguments(list, errors),
+        (meta, kind) if effect::declares_a_provider(meta) => {
+            let message = format!(
+                "a {} reaches nothing outside: `window` and `look_up` are of an `#[effect]`",
+                kind.name()
+            );
+            errors.on(meta, message);
+        }
         (meta, Kind::Query) => {
             errors.on(meta, "write `#[query]`, or `#[query(heavy)]` for one that runs on the pool");
-            false
         }
-        (meta, kind) => {
-            errors.on(meta, format!("write `#[{}]`: it has no arguments", kind.name()));
-            false
-        }
-    };
-    Some((first.kind, heavy))
+        (meta, Kind::Command) => errors.on(meta, "write `#[command]`: it has no arguments"),
+        (meta, Kind::Effect) => errors.on(meta, effect::WANTED),
+    }
+    Some(known)
 }
 
 fn asyncness(item: &TraitItemFn, kind: Kind, errors: &mut Errors) {

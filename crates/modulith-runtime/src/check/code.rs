@@ -119,6 +119,7 @@ fn parts(a: &MethodModel, b: &MethodModel) -> String {
         ("its request", a.request != b.request),
         ("its answer", a.answer != b.answer),
         ("its refusal", a.refused != b.refused),
+        ("what it relies on outside", a.provider != b.provider),
     ];
     parts.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect::<Vec<_>>().join(", ")
 }

@@ -11,7 +11,7 @@ mod provider;
 use std::path::PathBuf;
 
 use modulith::{
-    Answer, CallError, Context, Module, Never, Setup, SetupError, Snapshot, StepKey, Tx, migrations,
+    Answer, CallError, Context, Found, Module, Never, Setup, SetupError, Snapshot, StepKey, Tx, migrations,
 };
 use serde::Deserialize;
 use store_payments_contract::{
@@ -57,6 +57,14 @@ impl Payments for PaymentsModule {
 
     async fn charge(&self, cx: &Context, request: ChargeRequest) -> Result<Payment, CallError<Declined>> {
         provider::of(&self.provider)?.charge(&cx.idempotency_key(), request).await
+    }
+
+    async fn find_charge(
+        &self,
+        _: &Context,
+        step: StepKey,
+    ) -> Result<Found<Payment, Declined>, CallError<Never>> {
+        provider::of(&self.provider)?.find_charge(&step.to_string()).await
     }
 
     async fn refund(&self, cx: &Context, step: StepKey) -> Result<(), CallError<Never>> {

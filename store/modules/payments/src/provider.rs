@@ -12,10 +12,10 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use modulith::{CallError, CallFault, Never, NotRun, NotRunReason, Unknown, UnknownReason};
+use modulith::{CallError, CallFault, Found, Never, NotRun, NotRunReason, Unknown, UnknownReason};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use store_payments_contract::{ChargeId, ChargeRequest, Currency, Declined, Money, Payment};
+use store_payments_contract::{ChargeId, ChargeRequest, Currency, Declined, Money, Payment, PaymentId};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long one attempt may take, and of that the connection.
@@ -39,10 +39,21 @@ pub(crate) fn of(provider: &Option<Provider>) -> Result<&Provider, NotRun> {
 struct PaymentIntent {
     id: String,
     status: String,
+    amount: i64,
+    currency: String,
+    metadata: Metadata,
+    /// Why the card was declined.
+    last_payment_error: Option<FailureDetail>,
+}
+
+/// What was noted with a charge.
+#[derive(Deserialize)]
+struct Metadata {
+    payment: PaymentId,
 }
 
 #[derive(Deserialize)]
-struct Found {
+struct SearchResult {
     data: Vec<PaymentIntent>,
 }
 
@@ -89,7 +100,7 @@ impl Provider {
         let payment = request.payment.0.to_string();
         let form = [
             ("amount", amount.as_str()),
-            ("currency", currency(request.amount)),
+            ("currency", code(request.amount.currency)),
             ("payment_method", &request.card.0),
             ("confirm", "true"),
             // Nobody is there to answer a question of the card's bank: it declines instead.
@@ -105,24 +116,44 @@ impl Provider {
             Err(failure) if failure.kind != "card_error" => {
                 Err(not_run(format!("the provider said {failure}")).into())
             }
-            Err(failure) => Err(CallError::Refused(match failure.decline_code.as_deref() {
-                Some("insufficient_funds") => Declined::InsufficientFunds,
-                _ => Declined::CardDeclined,
+            Err(failure) => Err(CallError::Refused(declined(&failure))),
+        }
+    }
+
+    /// What was charged under the key of a step. It is asked when the last attempt is long over, so that the search
+    /// shows all there is. One key makes one intent, which stays when its card is declined.
+    pub(crate) async fn find_charge(&self, step: &str) -> Result<Found<Payment, Declined>, CallError<Never>> {
+        let Some(intent) = self.search(step).await?.into_iter().next() else {
+            return Ok(Found::Nothing);
+        };
+        match (intent.status.as_str(), &intent.last_payment_error, currency_of(&intent.currency)) {
+            ("succeeded", _, Some(currency)) => Ok(Found::Done(Payment {
+                id: intent.metadata.payment,
+                amount: Money::new(intent.amount, currency),
+                charge: Some(ChargeId(intent.id)),
             })),
+            ("requires_payment_method", Some(failure), _) => Ok(Found::Refused(declined(failure))),
+            (status, ..) => {
+                Err(unknown(format!("payment intent {} is {status} {}", intent.id, intent.currency)).into())
+            }
         }
     }
 
     /// Only a charge that was made is undone, so one that cannot be found is not missing: the provider's search
     /// lags behind by up to a minute. That is *unknown*, and the undo is repeated.
     pub(crate) async fn refund_step(&self, key: &str, step: &str) -> Result<(), CallError<Never>> {
-        let query = [("query", format!("metadata['step']:'{step}'"))];
-        let query = serde_urlencoded::to_string(query).map_err(|error| unknown(error.to_string()))?;
-        let path = format!("/v1/payment_intents/search?{query}");
-        let found = self.ask::<Found>(Method::GET, &path, &[], None).await?.map_err(impossible)?;
-        match found.data.into_iter().find(|intent| intent.status == "succeeded") {
+        match self.search(step).await?.into_iter().find(|intent| intent.status == "succeeded") {
             Some(intent) => self.post_refund(key, &[("payment_intent", &intent.id)]).await,
             None => Err(unknown(format!("no charge is found yet for {step}")).into()),
         }
+    }
+
+    async fn search(&self, step: &str) -> Result<Vec<PaymentIntent>, CallFault> {
+        let query = [("query", format!("metadata['step']:'{step}'"))];
+        let query = serde_urlencoded::to_string(query).map_err(|error| unknown(error.to_string()))?;
+        let path = format!("/v1/payment_intents/search?{query}");
+        let found = self.ask::<SearchResult>(Method::GET, &path, &[], None).await?.map_err(impossible)?;
+        Ok(found.data)
     }
 
     pub(crate) async fn refund(
@@ -210,11 +241,25 @@ impl std::fmt::Display for FailureDetail {
     }
 }
 
+fn declined(failure: &FailureDetail) -> Declined {
+    match failure.decline_code.as_deref() {
+        Some("insufficient_funds") => Declined::InsufficientFunds,
+        _ => Declined::CardDeclined,
+    }
+}
+
 /// Stripe writes currencies in lower case.
-fn currency(amount: Money) -> &'static str {
-    match amount.currency {
+fn code(currency: Currency) -> &'static str {
+    match currency {
         Currency::Gbp => "gbp",
         Currency::Eur => "eur",
         Currency::Usd => "usd",
     }
 }
+
+fn currency_of(text: &str) -> Option<Currency> {
+    [Currency::Gbp, Currency::Eur, Currency::Usd].into_iter().find(|currency| code(*currency) == text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,6 @@
 //! Accounts as the module's own endpoints use them: registering, signing in, importing.
 
-use std::fmt;
-
-use modulith::{Answer, Never, Refusal, Snapshot, Tx, contract};
+use modulith::{Answer, Never, Refusal, Secret, Snapshot, Tx, contract};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store_users_contract::UserId;
@@ -53,16 +51,10 @@ pub(crate) enum RegisterRefused {
     EmailTaken,
 }
 
-/// A hash in the PHC string format. Its `Debug` shows nothing.
-#[derive(Clone, Serialize, Deserialize, JsonSchema, modulith::Column)]
+/// A hash in the PHC string format.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, modulith::Column)]
 #[serde(transparent)]
-pub(crate) struct PasswordHash(pub(crate) String);
-
-impl fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PasswordHash(..)")
-    }
-}
+pub(crate) struct PasswordHash(pub(crate) Secret<String>);
 
 pub(crate) struct AccountsModule;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use modulith::http::{Invalid, Json, Problem, Router, SignedIn, StatusCode, get, post};
-use modulith::{Links, SessionKeys};
+use modulith::{Links, Secret, SessionKeys};
 use serde::{Deserialize, Serialize};
 use store_users_contract::{User, UserId, UsersClient};
 use uuid::Uuid;
@@ -45,7 +45,7 @@ pub(crate) fn routes(links: &Links) -> Router {
 struct Registration {
     email: String,
     name: String,
-    password: String,
+    password: Secret<String>,
 }
 
 async fn register(
@@ -62,7 +62,8 @@ async fn register(
         "name",
         "must have 1 to 200 characters",
     );
-    let password_fits = (PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&password.chars().count());
+    let password_fits =
+        (PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&password.expose().chars().count());
     invalid.check(password_fits, "password", "must have 8 to 200 characters");
     invalid.finish()?;
     let Some(email) = email else { unreachable!("an address that cannot be read is invalid") };
@@ -76,7 +77,7 @@ async fn register(
 #[derive(Deserialize)]
 struct SignIn {
     email: String,
-    password: String,
+    password: Secret<String>,
 }
 
 #[derive(Serialize)]
@@ -92,7 +93,7 @@ async fn sign_in(
     let refused =
         || Problem::new(StatusCode::UNAUTHORIZED, "sign-in-refused", "E-mail address or password is wrong");
     // Nobody has such a password, and hashing megabytes would be a gift to an attacker.
-    if password.chars().count() > PASSWORD_CHARS_MAX {
+    if password.expose().chars().count() > PASSWORD_CHARS_MAX {
         return Err(refused());
     }
     let credentials = match Email::parse(&email) {

@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc};
 use argon2::{Algorithm, Argon2, Params, Version};
+use modulith::Secret;
 use modulith::http::{HeaderValue, Problem, StatusCode, header};
 use tokio::sync::Semaphore;
 
@@ -18,7 +19,8 @@ const MEMORY_KIB: u32 = 7_168;
 const PASSES: u32 = 5;
 
 /// Compared with when nobody has the address, so that the time of an answer does not tell who is a customer.
-static NOBODY: LazyLock<PasswordHash> = LazyLock::new(|| digest("nobody's password"));
+static NOBODY: LazyLock<PasswordHash> =
+    LazyLock::new(|| digest(&Secret::new("nobody's password".to_owned())));
 
 #[derive(Clone)]
 pub(crate) struct Passwords {
@@ -31,17 +33,22 @@ impl Passwords {
         Self { queue: Arc::new(Semaphore::new(QUEUE_MAX)), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    pub(crate) async fn hash(&self, password: String) -> Result<PasswordHash, Problem> {
+    pub(crate) async fn hash(&self, password: Secret<String>) -> Result<PasswordHash, Problem> {
         self.in_turn(move || digest(&password)).await
     }
 
     /// Whether the password is the one; of nobody, none is. Takes the same time either way.
-    pub(crate) async fn verify(&self, password: String, hash: Option<PasswordHash>) -> Result<bool, Problem> {
+    pub(crate) async fn verify(
+        &self,
+        password: Secret<String>,
+        hash: Option<PasswordHash>,
+    ) -> Result<bool, Problem> {
         self.in_turn(move || {
             let known = hash.is_some();
             let hash = hash.unwrap_or_else(|| NOBODY.clone());
-            let matches = phc::PasswordHash::new(&hash.0)
-                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok());
+            let matches = phc::PasswordHash::new(hash.0.expose()).is_ok_and(|hash| {
+                Argon2::default().verify_password(password.expose().as_bytes(), &hash).is_ok()
+            });
             matches && known
         })
         .await
@@ -68,10 +75,11 @@ fn busy() -> Problem {
         .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
-fn digest(password: &str) -> PasswordHash {
+fn digest(password: &Secret<String>) -> PasswordHash {
     let params = Params::new(MEMORY_KIB, PASSES, 1, None).expect("the settings are within argon2's limits");
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let hash =
-        argon2.hash_password(password.as_bytes()).expect("a password of at most 200 characters is hashed");
-    PasswordHash(hash.to_string())
+    let hash = argon2
+        .hash_password(password.expose().as_bytes())
+        .expect("a password of at most 200 characters is hashed");
+    PasswordHash(Secret::new(hash.to_string()))
 }

@@ -1,29 +1,20 @@
 //! Cards. A number is turned into a token before anything is stored, so that a leaked database or log holds
 //! nothing that can be charged elsewhere.
 
-use std::fmt;
-
-use modulith::Refusal;
+use modulith::{Refusal, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A card as its holder types it. It is an argument of a query, and queries store nothing; its `Debug` shows
-/// nothing either.
-#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+/// A card as its holder types it. It is an argument of a query, and queries store nothing.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
     /// Spaces and hyphens are allowed.
-    pub number: String,
+    pub number: Secret<String>,
     pub exp_month: u32,
     /// With the century: 2030.
     pub exp_year: u32,
-    pub cvc: String,
-}
-
-impl fmt::Debug for Card {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Card(..)")
-    }
+    pub cvc: Secret<String>,
 }
 
 /// Stands for a card. Only the payments module makes one for a customer.

@@ -8,7 +8,7 @@
 mod card;
 mod money;
 
-use modulith::{Answer, CallError, Column, Context, Never, Refusal, Snapshot, StepKey, Tx, contract};
+use modulith::{Answer, CallError, Column, Context, Found, Never, Refusal, Snapshot, StepKey, Tx, contract};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -31,11 +31,20 @@ pub trait Payments {
     fn credit(&self, tx: &mut Tx<'_>, payment: Payment) -> Answer<(), Never>;
 
     /// Takes money through the provider. The provider knows the attempt by the step's key.
-    #[effect]
+    #[effect(window = "24h", look_up = find_charge)]
     async fn charge(&self, cx: &Context, request: ChargeRequest) -> Result<Payment, CallError<Declined>>;
 
-    /// Takes a charge back, found by the key of the step that made it.
+    /// What the provider has under the key of the step that charged.
     #[effect]
+    async fn find_charge(
+        &self,
+        cx: &Context,
+        step: StepKey,
+    ) -> Result<Found<Payment, Declined>, CallError<Never>>;
+
+    /// Takes a charge back, found by the key of the step that made it. The provider recognises a repeat for as long as
+    /// it keeps the charge, whatever the key: it gives all of a charge back once.
+    #[effect(window = "3650d")]
     async fn refund(&self, cx: &Context, step: StepKey) -> Result<(), CallError<Never>>;
 
     /// Enters into the ledger what the provider charged.

@@ -1,0 +1,9 @@
+use modulith::{CallError, Context, Never, contract};
+
+#[contract(name = "payments", version = 1)]
+pub trait Payments {
+    #[effect(look_up = "find_charge")]
+    async fn charge(&self, cx: &Context, amount: i64) -> Result<i64, CallError<Never>>;
+}
+
+fn main() {}

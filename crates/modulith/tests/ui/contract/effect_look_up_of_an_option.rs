@@ -1,0 +1,11 @@
+use modulith::{CallError, Context, Never, StepKey, contract};
+
+#[contract(name = "payments", version = 1)]
+pub trait Payments {
+    #[effect(window = "1h", look_up = find_charge)]
+    async fn charge(&self, cx: &Context, amount: i64) -> Result<i64, CallError<Never>>;
+    #[effect]
+    async fn find_charge(&self, cx: &Context, key: StepKey) -> Result<Option<i64>, CallError<Never>>;
+}
+
+fn main() {}
