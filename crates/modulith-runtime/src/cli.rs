@@ -11,6 +11,7 @@ pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
 use crate::host::{self, source};
 use crate::log::{self, Format};
+use crate::operate;
 use crate::process;
 use crate::topology::Topology;
 
@@ -38,7 +39,7 @@ impl Command {
 /// The whole `main` of an application: reads the command line, does what it says, returns the exit code.
 ///
 /// `NAME [run] [--topology FILE] [--service NAME] [--data DIR] [--listen ADDR] [--log text|json]`,
-/// `NAME check`, `NAME graph`, and the application's own commands.
+/// `NAME check`, `NAME graph`, `NAME sagas list|show|resume|abort`, and the application's own commands.
 pub fn main(app: App) -> ExitCode {
     let matches = match cli(&app).try_get_matches() {
         Ok(matches) => matches,
@@ -52,6 +53,7 @@ pub fn main(app: App) -> ExitCode {
         Some(("check", matches)) => check(&app, matches),
         Some(("graph", matches)) => graph(&app, matches),
         Some(("run", matches)) => run(app, matches),
+        Some(("sagas", matches)) => sagas(&app, matches),
         Some((name, own)) => match app.commands.iter().find(|command| command.clap.get_name() == name) {
             Some(command) => on_runtime(own_command(command.run, own.clone())),
             None => unreachable!("clap refuses commands that were not declared"),
@@ -88,6 +90,7 @@ fn cli(app: &App) -> clap::Command {
                         .default_value("mermaid"),
                 ),
         )
+        .subcommand(operate::command::clap([topology_arg(), data_arg()]))
         .subcommands(own)
 }
 
@@ -166,6 +169,18 @@ fn graph(app: &App, matches: &ArgMatches) -> ExitCode {
             eprintln!("{problems}");
             ExitCode::from(1)
         }
+    }
+}
+
+fn sagas(app: &App, matches: &ArgMatches) -> ExitCode {
+    let Some((_, own)) = matches.subcommand() else {
+        unreachable!("clap asks for a subcommand");
+    };
+    match topology(app, own) {
+        Ok(topology) => {
+            on_runtime(operate::command::run(format!("http://{}", topology.gateway.listen), matches.clone()))
+        }
+        Err(code) => code,
     }
 }
 

@@ -12,9 +12,12 @@ use modulith_core::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::ask::{Ask, Asked, Bytes, Told};
+use super::attention::{Attention, AttentionReason};
 use super::local::{LocalRun, Recorded, aborted, known, local_run};
+use super::name::SagaName;
+use super::operator::Orders;
 use super::run::{RunEnd, SagaId, StepDone};
-use super::sagas::{Orders, Sagas};
+use super::sagas::Sagas;
 use super::table::{Begun, NewSaga};
 use super::walk::{Heard, Next, Place, Walk};
 use super::{Begin, Facts};
@@ -51,9 +54,17 @@ pub struct Drive<W> {
     pub(super) reply: Option<Reply>,
     /// It was begun by a process that has ended since.
     pub(super) resumed: bool,
+    /// What was last said instead of a certain answer.
+    pub(super) fault: Option<CallFault>,
     pub(super) orders: Arc<Orders>,
     /// Its place among the sagas of its plan in flight. Held, not read.
     pub(super) _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<W> Drop for Drive<W> {
+    fn drop(&mut self) {
+        self.sagas.left(self.id, &self.orders);
+    }
 }
 
 /// Why a walk stopped.
@@ -89,12 +100,20 @@ impl<W: World> Drive<W> {
     async fn walked(&mut self) -> Stop {
         let mut marked = false;
         let mut unanswered = 0;
+        let mut resolves = false;
         loop {
-            if self.orders.abort.swap(false, Ordering::Relaxed) {
+            // Again at every step, since a seal may find its step done, so that the one behind it is to be sealed. Only
+            // an effect that may have happened is attempted first.
+            if self.orders.abort.load(Ordering::Relaxed) && !resolves {
                 self.walk.turn_back();
+            }
+            if self.orders.resume.swap(false, Ordering::Relaxed) {
+                (marked, unanswered) = (false, 0);
             }
             let sagas = self.sagas.clone();
             let next = self.walk.next(&|contract| sagas.world().place(contract));
+            self.stand(&next, unanswered);
+            self.fault = None;
             let heard = match self.step(next).await {
                 Step::Heard(heard) => heard,
                 Step::Stop(stop) => return stop,
@@ -103,6 +122,7 @@ impl<W: World> Drive<W> {
             if self.walk.pivot_is_done() {
                 self.answer_done();
             }
+            resolves = heard == Heard::Started;
             match heard {
                 Heard::Nothing => unanswered += 1,
                 // Not an answer either: the effect is attempted again, so an unknown one is counted on here, where
@@ -118,15 +138,18 @@ impl<W: World> Drive<W> {
                     self.resumed = false;
                     self.record_survived().await;
                 }
-                if unanswered >= ATTENTION_AFTER && !marked {
+                let window_is_over = matches!(&self.fault, Some(CallFault::Unknown(unknown)) if unknown.reason == UnknownReason::WindowOver);
+                if (unanswered >= ATTENTION_AFTER || window_is_over) && !marked {
                     marked = true;
-                    let reason =
-                        format!("step {} has had no certain answer {unanswered} times", self.walk.frontier());
-                    self.mark(reason).await;
+                    self.mark_unanswered(unanswered, window_is_over).await;
                 }
                 self.pause(unanswered).await;
             }
         }
+    }
+
+    fn name(&self) -> SagaName {
+        SagaName::of(self.sagas.module, self.id)
     }
 
     fn world(&self) -> &Arc<W> {
@@ -141,14 +164,32 @@ impl<W: World> Drive<W> {
         }
     }
 
-    async fn mark(&self, reason: String) {
-        if let Err(fault) = self.sagas.mark(self.id, reason).await {
+    /// Lets operators see where the walk stands.
+    fn stand(&self, next: &Next, unanswered: u32) {
+        let mut standing = self.orders.standing.lock();
+        standing.next = Some(next.clone());
+        standing.pivot_is_done = self.walk.pivot_is_done();
+        standing.unanswered = unanswered;
+        standing.fault = self.fault.as_ref().filter(|_| unanswered > 0).map(ToString::to_string);
+    }
+
+    async fn mark_unanswered(&self, unanswered: u32, window_is_over: bool) {
+        let sagas = self.sagas.clone();
+        let doing = self.walk.next(&|contract| sagas.world().place(contract));
+        let place = place_name(&self.plan, &doing);
+        let fault = self.fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+        let reason = if window_is_over { AttentionReason::WindowOver } else { AttentionReason::NoAnswer };
+        self.mark(reason, format!("`{place}` has had no certain answer {unanswered} times{fault}")).await;
+    }
+
+    async fn mark(&self, reason: AttentionReason, detail: String) {
+        if let Err(fault) = self.sagas.mark(self.id, Attention::new(reason, detail)).await {
             self.warn("cannot mark for attention", &fault);
         }
     }
 
     fn warn(&self, what: &str, fault: &CallFault) {
-        tracing::warn!(saga = self.id.seq, plan = self.plan.name, "{what}: {fault}");
+        tracing::warn!(saga = %self.name(), plan = self.plan.name, "{what}: {fault}");
     }
 
     async fn pause(&self, unanswered: u32) {
@@ -246,8 +287,7 @@ impl<W: World> Drive<W> {
                 return None;
             }
             Err(fault) => {
-                tracing::warn!(saga = self.id.seq, plan = self.plan.name, "run {steps:?}: {fault}");
-                return Some(Heard::Nothing);
+                return Some(self.nothing(steps.start, &fault));
             }
         };
         self.begin = None;
@@ -374,8 +414,8 @@ impl<W: World> Drive<W> {
 
     /// No saga that is walked is below its mark; one that came back with a backup may be.
     async fn expired(&mut self) -> Heard {
-        let reason = "a participant holds this saga for ended, and has forgotten its steps".to_owned();
-        self.mark(reason).await;
+        let detail = "a participant holds this saga for ended, and has forgotten its steps".to_owned();
+        self.mark(AttentionReason::HeldForEnded, detail).await;
         Heard::Nothing
     }
 
@@ -392,9 +432,10 @@ impl<W: World> Drive<W> {
         Heard::Done(steps)
     }
 
-    fn nothing(&self, step: usize, fault: &CallFault) -> Heard {
+    fn nothing(&mut self, step: usize, fault: &CallFault) -> Heard {
         let step = self.plan.steps[step].name;
-        tracing::warn!(saga = self.id.seq, plan = self.plan.name, step, "no certain answer: {fault}");
+        tracing::warn!(saga = %self.name(), plan = self.plan.name, step, "no certain answer: {fault}");
+        self.fault = Some(fault.clone());
         Heard::Nothing
     }
 
