@@ -114,7 +114,7 @@ impl<W: World> Drive<W> {
             let next = self.walk.next(&|contract| sagas.world().place(contract));
             self.stand(&next, unanswered);
             self.fault = None;
-            let heard = match self.step(next).await {
+            let heard = match self.step(next.clone()).await {
                 Step::Heard(heard) => heard,
                 Step::Stop(stop) => return stop,
             };
@@ -131,6 +131,7 @@ impl<W: World> Drive<W> {
                 _ => unanswered = 0,
             }
             if heard == Heard::Nothing {
+                self.stand(&next, unanswered);
                 if self.world().is_broken() {
                     return Stop::Broken;
                 }
