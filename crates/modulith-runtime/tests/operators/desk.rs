@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Stands in every request and every answer as a secret.
-pub const PIN: &str = "pin-4711-pin";
+pub(crate) const PIN: &str = "pin-4711-pin";
 
 /// Whether an effect knows what it came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Act {
+pub(crate) enum Act {
     Do,
     Unknown,
 }
@@ -35,7 +35,7 @@ static ACCOUNTS: LazyLock<Mutex<HashMap<String, (Act, Act)>>> = LazyLock::new(Mu
 static REFUNDS: Mutex<Vec<StepKey>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Order {
+pub(crate) struct Order {
     account: String,
     pin: Secret<String>,
 }
@@ -186,15 +186,15 @@ fn routes(links: &Links) -> Router {
 }
 
 /// The application, mounted and served.
-pub struct Desk {
-    pub http: Http,
-    pub mounted: Mounted,
+pub(crate) struct Desk {
+    pub(crate) http: Http,
+    pub(crate) mounted: Mounted,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
     data: tempfile::TempDir,
 }
 
 impl Desk {
-    pub async fn open() -> anyhow::Result<Self> {
+    pub(crate) async fn open() -> anyhow::Result<Self> {
         Self::open_on(tempfile::tempdir()?).await
     }
 
@@ -209,68 +209,72 @@ impl Desk {
         Ok(Self { http: Http::new(&url, admin.trim()), mounted, server, data })
     }
 
-    pub async fn close(self) -> tempfile::TempDir {
+    pub(crate) async fn close(self) -> tempfile::TempDir {
         self.server.abort();
         self.mounted.stop().await;
         self.data
     }
 
     /// Ends the application, changes what it has recorded, and starts it again.
-    pub async fn open_again_with(self, change: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open_again_with(self, change: &str) -> anyhow::Result<Self> {
         let data = self.close().await;
         rusqlite::Connection::open(database(&data))?.execute_batch(change)?;
         Self::open_on(data).await
     }
 
     /// Changes what is recorded, beside the application that runs.
-    pub fn change(&self, change: &str) -> anyhow::Result<()> {
+    pub(crate) fn change(&self, change: &str) -> anyhow::Result<()> {
         let connection = rusqlite::Connection::open(database(&self.data))?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         Ok(connection.execute_batch(change)?)
     }
 
     /// Begins a saga for an account whose effects come to what is said, and does not wait for its end.
-    pub fn buy(&self, account: &str, acts: (Act, Act)) -> tokio::task::JoinHandle<anyhow::Result<Response>> {
+    pub(crate) fn buy(
+        &self,
+        account: &str,
+        acts: (Act, Act),
+    ) -> tokio::task::JoinHandle<anyhow::Result<Response>> {
         self.script(account, acts);
         let (http, body) = (self.http.clone(), json!({"account": account, "pin": PIN}));
         tokio::spawn(async move { http.send(Request::post("/buy", &body)).await })
     }
 
-    pub async fn jot(&self, account: &str) -> anyhow::Result<Response> {
+    pub(crate) async fn jot(&self, account: &str) -> anyhow::Result<Response> {
         self.http.send(Request::post("/jot", &json!({"account": account, "pin": PIN}))).await
     }
 
-    pub fn script(&self, account: &str, acts: (Act, Act)) {
+    pub(crate) fn script(&self, account: &str, acts: (Act, Act)) {
         ACCOUNTS.lock().insert(account.to_owned(), acts);
     }
 
-    pub async fn noted(&self, account: &str) -> anyhow::Result<i64> {
+    pub(crate) async fn noted(&self, account: &str) -> anyhow::Result<i64> {
         let book = self.mounted.client::<BookClient>().expect("the book is mounted");
         Ok(book.noted(account.to_owned()).await?)
     }
 
-    pub fn was_refunded(&self, key: &Value) -> bool {
+    pub(crate) fn was_refunded(&self, key: &Value) -> bool {
         REFUNDS.lock().iter().any(|step| json!(step.to_string()) == *key)
     }
 
-    pub async fn admin(&self, path: &str) -> anyhow::Result<Response> {
+    pub(crate) async fn admin(&self, path: &str) -> anyhow::Result<Response> {
         let response = self.http.send(Request::get(format!("/admin/sagas{path}")).admin()).await?;
         assert!(!String::from_utf8_lossy(&response.body).contains(PIN), "{path}: {}", response.json);
         Ok(response)
     }
 
-    pub async fn order(&self, id: &str, what: &str) -> anyhow::Result<Response> {
+    pub(crate) async fn order(&self, id: &str, what: &str) -> anyhow::Result<Response> {
         self.http.send(Request::post(format!("/admin/sagas/{id}/{what}"), &json!({})).admin()).await
     }
 
-    pub async fn show(&self, id: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn show(&self, id: &str) -> anyhow::Result<Value> {
         let response = self.admin(&format!("/{id}")).await?;
         assert_eq!(response.status, 200, "{}", response.json);
         Ok(response.json)
     }
 
     /// The first saga of a list that is not empty.
-    pub async fn first(&self, query: &str) -> Value {
+    pub(crate) async fn first(&self, query: &str) -> Value {
         until("a saga to be listed", async || {
             let list = self.admin(query).await.ok()?.json;
             list["sagas"].get(0).cloned()
@@ -279,7 +283,7 @@ impl Desk {
     }
 
     /// The saga once it is as it should be.
-    pub async fn becomes(&self, id: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn becomes(&self, id: &str, is: impl Fn(&Value) -> bool) -> Value {
         until("a saga to become what it should", async || self.show(id).await.ok().filter(&is)).await
     }
 }
