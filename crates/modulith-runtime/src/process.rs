@@ -297,7 +297,8 @@ impl Doors {
         let status = response.status();
         match json::<Listed>(response).await {
             Some(page) if status.is_success() => Ok(page),
-            _ => Err(format!("service `{}` answers {status}", door.name)),
+            _ if !status.is_success() => Err(format!("service `{}` answers {status}", door.name)),
+            _ => Err(format!("the answer of service `{}` cannot be read, or is too long", door.name)),
         }
     }
 }

@@ -98,6 +98,7 @@ fn wanted(matches: &ArgMatches) -> Wanted {
         plan: text("plan"),
         after: text("after"),
         limit: matches.get_one("limit").copied(),
+        end: false,
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Wanted {
     pub(crate) after: Option<String>,
     /// With 0 there are only the counts.
     pub(crate) limit: Option<u32>,
+    /// Also how each of them ends.
+    #[serde(default)]
+    pub(crate) end: bool,
 }
 
 /// One page.
@@ -76,6 +79,8 @@ pub(crate) struct Line {
     /// Walks in a row that their process may not have survived.
     pub(crate) attempts: i64,
     pub(crate) attention: Option<Attention>,
+    /// How it ends, as far as that is decided. In a list only if it was asked for.
+    pub(crate) end: Option<End>,
 }
 
 /// What is done at the step where a saga stands.
@@ -105,14 +110,13 @@ pub(crate) struct Shown {
     pub(crate) in_one_transaction: bool,
     /// Null if this build does not have its plan.
     pub(crate) input: Option<Value>,
-    pub(crate) end: Option<End>,
     pub(crate) steps: Vec<Step>,
     /// What an operator may do, if it needs one.
     pub(crate) advice: Vec<String>,
 }
 
 /// How a saga ends, as far as that is decided.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum End {
     Done(Value),
@@ -148,7 +152,7 @@ pub(crate) struct Row {
     pub(crate) refusal: Option<Refused>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Refused {
     pub(crate) code: String,
     pub(crate) text: String,
@@ -167,12 +171,14 @@ impl Wanted {
     /// As the query of a request.
     pub(crate) fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        let Self { state, attention, plan, after, limit } = self;
+        let Self { state, attention, plan, after, limit, end } = self;
         if let Some(state) = state {
             query.append_pair("state", state.name());
         }
-        if *attention {
-            query.append_pair("attention", "true");
+        for (name, asked) in [("attention", attention), ("end", end)] {
+            if *asked {
+                query.append_pair(name, "true");
+            }
         }
         for (name, value) in [("plan", plan), ("after", after)] {
             if let Some(value) = value {

@@ -85,7 +85,7 @@ pub(super) fn shown(saga: &Shown) -> String {
         let fault = saga.fault.as_deref().unwrap_or("no certain answer");
         field(&mut text, "waits", &format!("{} attempts without a certain answer; {fault}", saga.unanswered));
     }
-    match &saga.end {
+    match &line.end {
         Some(End::Done(answer)) => field(&mut text, "answer", &answer.to_string()),
         Some(End::Refused { step, refusal }) => {
             field(&mut text, "refused", &format!("by {step}: {}, {}", refusal.code, refusal.text));
@@ -232,6 +232,7 @@ mod tests {
             ended_ms: None,
             attempts: 0,
             attention: Some(Attention::new(AttentionReason::HeldForEnded, "why ".repeat(60))),
+            end: None,
         }
     }
 
@@ -269,7 +270,6 @@ mod tests {
             fault: Some("payments: unreachable ".repeat(20)),
             in_one_transaction: false,
             input: Some(json!({"card": "…"})),
-            end: None,
             steps: vec![step],
             advice: vec!["advice ".repeat(40)],
         };

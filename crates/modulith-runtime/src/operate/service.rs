@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::StatusCode;
-use modulith_core::{CallError, CallFault, Fault, Never, NotRun, NotRunReason, Snapshot};
+use modulith_core::{CallError, CallFault, Fault, Never, NotRun, NotRunReason, SagaEnd, Snapshot};
 use modulith_data::saga::{Order, OrderError, SagaFilter, SagaName, SagaRow};
 use modulith_gateway::http::{Path, Problem, Query, finish};
 
 use super::show::{Contracts, line, shown};
-use super::{Listed, Ordered, PATH, Wanted, listed};
+use super::{Line, Listed, Ordered, PATH, Wanted, listed};
 use crate::sagas::Driven;
 
 /// The sagas that a service begins, and what is needed to show them.
@@ -115,18 +115,26 @@ impl Operated {
         let sagas = driven.sagas.clone();
         let read = move |db: &Snapshot<'_>| {
             let rows = if limit == 0 { Vec::new() } else { sagas.list(db, &filter, limit)? };
-            Ok((sagas.table().counts(db)?, rows))
+            let end = |row: &SagaRow| Ok(sagas.contents(db, row.id)?.and_then(|(_, end)| end));
+            let ends = rows.iter().map(|row| if wanted.end { end(row) } else { Ok(None) });
+            let ends = ends.collect::<Result<Vec<Option<SagaEnd>>, Fault>>()?;
+            Ok((sagas.table().counts(db)?, rows, ends))
         };
-        let ((open, attention), rows) = read_framework(&driven, read).await.map_err(failed)?;
+        let ((open, attention), rows, ends) = read_framework(&driven, read).await.map_err(failed)?;
         let is_full = limit > 0 && rows.len() == limit as usize;
         let last = rows.last().filter(|_| is_full);
         Ok(Listed {
             open: Some(open),
             attention: Some(attention),
             next: last.map(|row| SagaName::whole(module, row.id).to_string()),
-            sagas: rows.iter().map(|row| line(&driven.sagas, row)).collect(),
+            sagas: rows.iter().zip(ends).map(|(row, end)| self.line(&driven, row, end)).collect(),
             unreachable: Vec::new(),
         })
+    }
+
+    fn line(&self, driven: &Driven, row: &SagaRow, end: Option<SagaEnd>) -> Line {
+        let plan = driven.sagas.plan_of(row).map(|plan| &**plan);
+        line(&driven.sagas, row, end.and_then(|end| self.contracts.end(plan, end)))
     }
 
     /// The saga of a name.

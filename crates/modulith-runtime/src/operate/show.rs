@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use modulith_core::{
-    CallFault, ContractModel, MethodModel, Outcome, PlanModel, REDACTED, RefusalRecord, SagaEnd, StepModel,
-    UndoModel, redacted,
+    CallFault, ContractModel, MethodModel, Outcome, PlanModel, REDACTED, RefusalRecord, SagaEnd, SagaRefused,
+    StepModel, UndoModel, redacted,
 };
 use modulith_data::inbox::{InboxRow, StepRows};
 use modulith_data::saga::{Next, SagaName, SagaRow, Standing};
@@ -49,6 +49,19 @@ impl Contracts {
         Refused { code: record.code, text: record.text, status: record.status, body }
     }
 
+    /// How a saga ends; nothing of it without its plan.
+    pub(super) fn end(&self, plan: Option<&PlanModel>, end: SagaEnd) -> Option<End> {
+        let plan = plan?;
+        Some(match end {
+            SagaEnd::Done(answer) => End::Done(self.answer(&plan.steps[plan.answer], &answer)),
+            SagaEnd::Refused(SagaRefused { step, refusal }) => {
+                let model = plan.steps.iter().find(|model| model.name == step)?;
+                End::Refused { step, refusal: self.refusal(model, refusal) }
+            }
+            SagaEnd::Aborted(not_run) => End::Aborted(not_run.detail),
+        })
+    }
+
     fn shown(
         &self,
         contract: &str,
@@ -62,7 +75,7 @@ impl Contracts {
 }
 
 /// A saga as a line of a list.
-pub(super) fn line(sagas: &Sagas, row: &SagaRow) -> Line {
+pub(super) fn line(sagas: &Sagas, row: &SagaRow, end: Option<End>) -> Line {
     let standing = sagas.standing(row.id).filter(|_| row.state.is_open());
     let at = at(sagas.plan_of(row).map(|plan| &**plan), row, standing.as_ref());
     Line {
@@ -77,6 +90,7 @@ pub(super) fn line(sagas: &Sagas, row: &SagaRow) -> Line {
         ended_ms: row.ended_ms,
         attempts: row.attempts,
         attention: row.attention.clone(),
+        end,
     }
 }
 
@@ -124,20 +138,20 @@ pub(super) async fn shown(
     let has_no_row =
         |step: &Step| step.unreachable.is_none() && step.row.is_none() && step.undo_row.is_none();
     let standing = sagas.standing(row.id).filter(|_| row.state.is_open());
+    let end = end.and_then(|end| contracts.end(plan.as_deref(), end));
     let mut shown = Shown {
-        line: line(sagas, &row),
+        line: line(sagas, &row, end),
         src: row.id.src,
         walked: standing.is_some(),
         unanswered: standing.as_ref().map_or(0, |standing| standing.unanswered),
         fault: standing.as_ref().and_then(|standing| standing.fault.clone()),
         in_one_transaction: row.ended_ms == Some(row.begun_ms) && steps.iter().all(has_no_row),
         input: plan.as_ref().map(|plan| redacted(&input, &(plan.input_schema)())),
-        end: plan.as_ref().and_then(|plan| end.map(|end| end_shown(contracts, plan, end))),
         steps,
         advice: Vec::new(),
     };
-    let pivot_is_done =
-        standing.is_some_and(|standing| standing.pivot_is_done) || matches!(&shown.end, Some(End::Done(_)));
+    let pivot_is_done = standing.is_some_and(|standing| standing.pivot_is_done)
+        || matches!(&shown.line.end, Some(End::Done(_)));
     shown.advice = advice::of(&shown, pivot_is_done);
     Ok(Some(shown))
 }
@@ -190,22 +204,4 @@ fn row_shown(contracts: &Contracts, step: &StepModel, row: InboxRow) -> Row {
         Err(_) => (Some(Value::from(REDACTED)), None),
     };
     Row { state: row.state, attempts: row.attempts, first_at_ms: row.first_at_ms, answer, refusal }
-}
-
-fn end_shown(contracts: &Contracts, plan: &PlanModel, end: SagaEnd) -> End {
-    match end {
-        SagaEnd::Done(answer) => End::Done(contracts.answer(&plan.steps[plan.answer], &answer)),
-        SagaEnd::Refused(refused) => {
-            let known = plan.steps.iter().find(|step| step.name == refused.step);
-            let refusal = match known {
-                Some(step) => contracts.refusal(step, refused.refusal),
-                None => {
-                    let RefusalRecord { code, text, status, .. } = refused.refusal;
-                    Refused { code, text, status, body: Value::from(REDACTED) }
-                }
-            };
-            End::Refused { step: refused.step, refusal }
-        }
-        SagaEnd::Aborted(not_run) => End::Aborted(not_run.detail),
-    }
 }
