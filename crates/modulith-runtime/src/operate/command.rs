@@ -135,7 +135,7 @@ impl Desk {
         else {
             return Ok(ExitCode::FAILURE);
         };
-        self.print(&ordered, |ordered| format!("{}: {}\n", ordered.id, ordered.says))?;
+        self.print(&ordered, print::ordered)?;
         Ok(ExitCode::SUCCESS)
     }
 

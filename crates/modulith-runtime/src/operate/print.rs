@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use modulith_data::inbox::RowState;
 use serde_json::Value;
 
-use super::{Doing, End, Line, Listed, Row, Shown, Step};
+use super::{Doing, End, Line, Listed, Ordered, Row, Shown, Step};
 
 const COLUMNS: usize = 110;
 /// What the columns of the list have at most, but for the first.
@@ -150,6 +150,12 @@ fn row(row: Option<&Row>) -> String {
     };
     let attempts = if row.attempts > 1 { format!(", {} attempts", row.attempts) } else { String::new() };
     format!("{state}, {} ago{attempts}", age(row.first_at_ms))
+}
+
+pub(super) fn ordered(ordered: &Ordered) -> String {
+    let mut text = format!("{}\n", ordered.id);
+    wrapped(&mut text, "  ", "  ", &ordered.says);
+    text
 }
 
 /// What an application answered instead of what it was asked for.
