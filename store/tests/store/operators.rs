@@ -77,7 +77,11 @@ async fn stuck(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
     let lines = [(&*shelf[0], 1)];
     provider.fault(CHARGES, FaultKind::FailBefore, FOR_LONG).await?;
 
-    let (_, id) = tokio::join!(kim.order(app, "k-1", &lines, CARD), listed(app, &["--attention"]));
+    // The customer leaves, which changes nothing.
+    let id = tokio::select! {
+        id = listed(app, &["--attention"]) => id,
+        placed = kim.order(app, "k-1", &lines, CARD) => anyhow::bail!("it is stuck: {:?}", placed?.json),
+    };
     let list = printed(app, &["list", "--state", "running", "--plan", "orders.place_charged"]).await?;
     for part in [&*id, "orders.place_charged", "charge", "no-answer", "1 open, 1 of them need attention"] {
         assert!(list.contains(part), "{part}: {list}");
@@ -106,7 +110,10 @@ async fn stuck(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
     declined(app, &["abort", &id], "has ended").await?;
 
     provider.fault(CHARGES, FaultKind::DropReply, FOR_LONG).await?;
-    let (_, id) = tokio::join!(kim.order(app, "k-2", &lines, CARD), listed(app, &["--attention"]));
+    let id = tokio::select! {
+        id = listed(app, &["--attention"]) => id,
+        placed = kim.order(app, "k-2", &lines, CARD) => anyhow::bail!("it is stuck: {:?}", placed?.json),
+    };
     provider.mend().await?;
     assert!(printed(app, &["resume", &id]).await?.contains("tries again at once"));
     becomes(app, &id, "done").await;
@@ -155,8 +162,8 @@ async fn a_service_that_hangs_is_named() -> anyhow::Result<()> {
     assert!(saga["steps"][1]["unreachable"].is_string(), "{saga}");
     assert!(printed(&app, &["show", &id]).await?.contains("not known"));
     declined(&app, &["abort", &id], "only goes forward").await?;
-    signal(&app, "payments", "-CONT")?;
     printed(&app, &["resume", &id]).await?;
+    signal(&app, "payments", "-CONT")?;
     becomes(&app, &id, "done").await;
     assert_eq!(
         child_of(app.process().context("a process")?, "payments"),
