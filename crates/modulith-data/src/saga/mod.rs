@@ -24,10 +24,10 @@ pub use ask::{Ask, Asked, Bytes, Told};
 pub use attention::{ATTENTION_CHARS_MAX, Attention, AttentionReason};
 pub use drive::Drive;
 pub use name::{NoSagaName, SagaName};
-pub use operator::{Order, OrderError, Standing};
+pub use operator::{OrderError, Standing};
 pub use run::{Modules, Run, RunEnd, SagaId, StepDone, run_steps};
 pub use sagas::{Answered, Sagas, WALKS_MAX};
-pub use seen::{SagaFilter, SagaRow, SagaState};
+pub use seen::{SagaContents, SagaFilter, SagaRow, SagaState};
 pub use table::{Begun, NewSaga, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
 pub use walk::{Heard, Next, Place, Walk};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use modulith_core::{CallFault, Context, PlanModel, SagaEnd, Snapshot, Unknown, UnknownReason, decode};
+use modulith_core::{CallFault, Context, Fault, PlanModel, Snapshot, Unknown, UnknownReason};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -14,7 +14,7 @@ use super::drive::Drive;
 use super::name::SagaName;
 use super::run::SagaId;
 use super::sagas::Sagas;
-use super::seen::{SagaFilter, SagaRow};
+use super::seen::{SagaContents, SagaFilter, SagaRow};
 use super::table::OpenSaga;
 use super::walk::{Next, Place};
 use crate::inbox::StepRows;
@@ -47,14 +47,6 @@ pub struct Standing {
     pub fault: Option<String>,
 }
 
-/// What became of an operator's wish.
-pub enum Order<W: World> {
-    /// The walk of this process has heard it.
-    Told,
-    /// Nobody walked the saga. Now this does, once it is driven.
-    Drive(Drive<W>),
-}
-
 /// Why an operator's wish cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
@@ -79,12 +71,7 @@ impl<W: World> Sagas<W> {
     /// # Errors
     ///
     /// Those of the database.
-    pub fn list(
-        &self,
-        db: &Snapshot<'_>,
-        filter: &SagaFilter,
-        limit: u32,
-    ) -> Result<Vec<SagaRow>, modulith_core::Fault> {
+    pub fn list(&self, db: &Snapshot<'_>, filter: &SagaFilter, limit: u32) -> Result<Vec<SagaRow>, Fault> {
         self.table.seen().list(db, filter, limit)
     }
 
@@ -93,24 +80,17 @@ impl<W: World> Sagas<W> {
     /// # Errors
     ///
     /// Those of the database.
-    pub fn named(&self, db: &Snapshot<'_>, name: &SagaName) -> Result<Vec<SagaRow>, modulith_core::Fault> {
+    pub fn named(&self, db: &Snapshot<'_>, name: &SagaName) -> Result<Vec<SagaRow>, Fault> {
         self.table.seen().named(db, name)
     }
 
-    /// What a saga was given, encoded, and how it ends, as far as that is decided.
+    /// What a saga was given and how it ends.
     ///
     /// # Errors
     ///
     /// Those of the database; an end that cannot be read.
-    pub fn contents(
-        &self,
-        db: &Snapshot<'_>,
-        id: SagaId,
-    ) -> Result<Option<(Vec<u8>, Option<SagaEnd>)>, modulith_core::Fault> {
-        let Some((input, end)) = self.table.seen().contents(db, id)? else {
-            return Ok(None);
-        };
-        Ok(Some((input, end.map(|bytes| decode(&bytes)).transpose()?)))
+    pub fn contents(&self, db: &Snapshot<'_>, id: SagaId) -> Result<Option<SagaContents>, Fault> {
+        self.table.seen().contents(db, id)
     }
 
     /// Where the walk of a saga stands; `None` if nobody walks it here.
@@ -142,12 +122,13 @@ impl<W: World> Sagas<W> {
     }
 
     /// Lets an open saga go on at once, with a clean slate: its mark for attention is taken away and its attempts are
-    /// counted anew. A walk that waits is woken; one that was left alone begins again. A repeat does the same again.
+    /// counted anew. A walk that waits is woken; of one that was left alone this returns the drive. A repeat does the
+    /// same again.
     ///
     /// # Errors
     ///
     /// The saga is not open, or cannot be walked; its mark stays then.
-    pub async fn resume(self: &Arc<Self>, id: SagaId) -> Result<Order<W>, OrderError> {
+    pub async fn resume(self: &Arc<Self>, id: SagaId) -> Result<Option<Drive<W>>, OrderError> {
         let _one = self.ordering.lock().await;
         let saga = self.open_saga(id).await?;
         let walked = self.orders(id);
@@ -159,19 +140,19 @@ impl<W: World> Sagas<W> {
         if let Some(orders) = walked {
             orders.resume.store(true, Ordering::Relaxed);
             orders.wake.notify_one();
-            return Ok(Order::Told);
+            return Ok(None);
         }
-        self.resumed(saga).map(Order::Drive).map_err(OrderError::Unwalkable)
+        self.resumed(saga).map(Some).map_err(OrderError::Unwalkable)
     }
 
     /// Asks an open saga to turn back. It does so unless its pivot is done, and only after its first step that is
     /// not known to be done is sealed: what has happened is undone, what has not never will. It stands for as long as
-    /// this process lives. A repeat changes nothing.
+    /// this process lives. Of a saga that nobody walks this returns the drive. A repeat changes nothing.
     ///
     /// # Errors
     ///
     /// The saga is not open, cannot be walked, or has its pivot behind it.
-    pub async fn abort(self: &Arc<Self>, id: SagaId) -> Result<Order<W>, OrderError> {
+    pub async fn abort(self: &Arc<Self>, id: SagaId) -> Result<Option<Drive<W>>, OrderError> {
         let _one = self.ordering.lock().await;
         let saga = self.open_saga(id).await?;
         // A running saga has an answer from its pivot on.
@@ -183,14 +164,14 @@ impl<W: World> Sagas<W> {
         if let Some(orders) = walked {
             orders.abort.store(true, Ordering::Relaxed);
             orders.wake.notify_one();
-            return Ok(Order::Told);
+            return Ok(None);
         }
         let saga = OpenSaga { attempts: 0, ..saga };
         self.walkable(&saga).map_err(OrderError::Unwalkable)?;
         self.clear(id).await?;
         let drive = self.resumed(saga).map_err(OrderError::Unwalkable)?;
         drive.orders.abort.store(true, Ordering::Relaxed);
-        Ok(Order::Drive(drive))
+        Ok(Some(drive))
     }
 
     fn orders(&self, id: SagaId) -> Option<Arc<Orders>> {

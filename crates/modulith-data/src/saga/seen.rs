@@ -1,6 +1,6 @@
 //! Sagas as an operator sees them: what is recorded, open or ended.
 
-use modulith_core::{Fault, Snapshot};
+use modulith_core::{Fault, SagaEnd, Snapshot, decode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -60,6 +60,13 @@ pub struct SagaRow {
     pub attempts: i64,
     pub begun_ms: i64,
     pub ended_ms: Option<i64>,
+}
+
+/// What a saga was given, encoded, and how it ends, as far as that is decided.
+#[derive(Debug)]
+pub struct SagaContents {
+    pub input: Vec<u8>,
+    pub end: Option<SagaEnd>,
 }
 
 /// Which sagas to list.
@@ -136,14 +143,13 @@ impl SeenSql {
         Ok(found)
     }
 
-    /// What a saga was given, and how it ended as far as that is decided, both encoded.
-    pub(super) fn contents(
-        &self,
-        db: &Snapshot<'_>,
-        id: SagaId,
-    ) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, Fault> {
+    pub(super) fn contents(&self, db: &Snapshot<'_>, id: SagaId) -> Result<Option<SagaContents>, Fault> {
         let sql = format!("SELECT input, answer FROM {}__saga WHERE src = $1 AND seq = $2", self.module);
-        db.row(&sql, (id.src, id.seq))
+        let Some((input, end)) = db.row::<(Vec<u8>, Option<Vec<u8>>)>(&sql, (id.src, id.seq))? else {
+            return Ok(None);
+        };
+        let end = end.map(|bytes| decode(&bytes)).transpose()?;
+        Ok(Some(SagaContents { input, end }))
     }
 }
 

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::StatusCode;
 use modulith_core::{CallError, CallFault, Fault, Never, NotRun, NotRunReason, SagaEnd, Snapshot};
-use modulith_data::saga::{Order, OrderError, SagaFilter, SagaName, SagaRow};
+use modulith_data::saga::{OrderError, SagaFilter, SagaName, SagaRow};
 use modulith_gateway::http::{Path, Problem, Query, finish};
 
 use super::show::{Contracts, line, shown};
@@ -65,8 +65,8 @@ async fn resume(
 ) -> Result<Response, Problem> {
     let (driven, row) = operated.one(&module, &number).await?;
     let says = match driven.sagas.resume(row.id).await.map_err(|error| refused(error, &row))? {
-        Order::Told => "It is walked already, and tries again at once.",
-        Order::Drive(drive) => {
+        None => "It is walked already, and tries again at once.",
+        Some(drive) => {
             driven.drive(drive);
             "It is walked again from its beginning; steps that are done answer from their inboxes."
         }
@@ -79,8 +79,7 @@ async fn abort(
     Path((module, number)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (driven, row) = operated.one(&module, &number).await?;
-    let order = driven.sagas.abort(row.id).await.map_err(|error| refused(error, &row))?;
-    if let Order::Drive(drive) = order {
+    if let Some(drive) = driven.sagas.abort(row.id).await.map_err(|error| refused(error, &row))? {
         driven.drive(drive);
     }
     let says = if row.frontier.is_some() {
@@ -115,7 +114,7 @@ impl Operated {
         let sagas = driven.sagas.clone();
         let read = move |db: &Snapshot<'_>| {
             let rows = if limit == 0 { Vec::new() } else { sagas.list(db, &filter, limit)? };
-            let end = |row: &SagaRow| Ok(sagas.contents(db, row.id)?.and_then(|(_, end)| end));
+            let end = |row: &SagaRow| Ok(sagas.contents(db, row.id)?.and_then(|contents| contents.end));
             let ends = rows.iter().map(|row| if wanted.end { end(row) } else { Ok(None) });
             let ends = ends.collect::<Result<Vec<Option<SagaEnd>>, Fault>>()?;
             Ok((sagas.table().counts(db)?, rows, ends))

@@ -7,7 +7,7 @@ use modulith_core::{
     StepModel, UndoModel, redacted,
 };
 use modulith_data::inbox::{InboxRow, StepRows};
-use modulith_data::saga::{Next, SagaName, SagaRow, Standing};
+use modulith_data::saga::{Next, SagaContents, SagaName, SagaRow, Standing};
 use serde_json::Value;
 
 use super::service::read_framework;
@@ -124,7 +124,7 @@ pub(super) async fn shown(
         let sagas = sagas.clone();
         move |db: &modulith_core::Snapshot<'_>| sagas.contents(db, row.id)
     };
-    let Some((input, end)) = read_framework(driven, read).await? else {
+    let Some(SagaContents { input, end }) = read_framework(driven, read).await? else {
         return Ok(None);
     };
     let plan = sagas.plan_of(&row).cloned();
