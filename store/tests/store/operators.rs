@@ -126,6 +126,8 @@ async fn stuck(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
     assert_eq!(cancel(app, &kim, &placed.json["id"]).await?.status, 200);
     let id = listed(app, &["--state", "running"]).await;
     declined(app, &["abort", &id], "only goes forward").await?;
+    let report = audit(app).await?;
+    assert_eq!((&report["open_sagas"], &report["mismatches"]), (&json!([id]), &json!([])), "{report}");
     provider.mend().await?;
     printed(app, &["resume", &id]).await?;
     becomes(app, &id, "done").await;
