@@ -98,7 +98,7 @@ impl<W: World> Drive<W> {
     }
 
     async fn walked(&mut self) -> Stop {
-        let mut marked = false;
+        let mut marked = None;
         let mut unanswered = 0;
         let mut resolves = false;
         loop {
@@ -108,7 +108,7 @@ impl<W: World> Drive<W> {
                 self.walk.turn_back();
             }
             if self.orders.resume.swap(false, Ordering::Relaxed) {
-                (marked, unanswered) = (false, 0);
+                (marked, unanswered) = (None, 0);
             }
             let sagas = self.sagas.clone();
             let next = self.walk.next(&|contract| sagas.world().place(contract));
@@ -139,10 +139,9 @@ impl<W: World> Drive<W> {
                     self.resumed = false;
                     self.record_survived().await;
                 }
-                let window_is_over = matches!(&self.fault, Some(CallFault::Unknown(unknown)) if unknown.reason == UnknownReason::WindowOver);
-                if (unanswered >= ATTENTION_AFTER || window_is_over) && !marked {
-                    marked = true;
-                    self.mark_unanswered(unanswered, window_is_over).await;
+                if let Some(reason) = self.needs_person(unanswered).filter(|reason| marked != Some(*reason)) {
+                    marked = Some(reason);
+                    self.mark_unanswered(reason, unanswered).await;
                 }
                 self.pause(unanswered).await;
             }
@@ -174,12 +173,20 @@ impl<W: World> Drive<W> {
         standing.fault = self.fault.as_ref().filter(|_| unanswered > 0).map(ToString::to_string);
     }
 
-    async fn mark_unanswered(&self, unanswered: u32, window_is_over: bool) {
+    fn needs_person(&self, unanswered: u32) -> Option<AttentionReason> {
+        match &self.fault {
+            Some(CallFault::Unknown(unknown)) if unknown.reason == UnknownReason::WindowOver => {
+                Some(AttentionReason::WindowOver)
+            }
+            _ => (unanswered >= ATTENTION_AFTER).then_some(AttentionReason::NoAnswer),
+        }
+    }
+
+    async fn mark_unanswered(&self, reason: AttentionReason, unanswered: u32) {
         let sagas = self.sagas.clone();
         let doing = self.walk.next(&|contract| sagas.world().place(contract));
         let place = place_name(&self.plan, &doing);
         let fault = self.fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
-        let reason = if window_is_over { AttentionReason::WindowOver } else { AttentionReason::NoAnswer };
         self.mark(reason, format!("`{place}` has had no certain answer {unanswered} times{fault}")).await;
     }
 

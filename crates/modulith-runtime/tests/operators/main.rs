@@ -91,6 +91,27 @@ async fn a_saga_before_its_pivot_is_turned_back() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Nothing is sent again, and the operator is told which key to ask the provider about.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_past_its_providers_window_is_named() -> anyhow::Result<()> {
+    let desk = Desk::open().await?;
+    desk.buy("overdue", (Act::Unknown, Act::Do));
+    let id = id(&desk.first("?attention=true").await);
+    desk.change("UPDATE bank__inbox SET first_at = 0")?;
+    assert_eq!(desk.order(&id, "resume").await?.status, 202);
+    desk.script("overdue", (Act::Do, Act::Do));
+    let saga = desk.becomes(&id, |saga| saga["attention"]["reason"] == "window-over").await;
+    let charge = &saga["steps"][1];
+    assert_eq!((&charge["row"]["state"], &charge["row"]["first_at_ms"]), (&json!("started"), &json!(0)));
+    let key = charge["key"].as_str().expect("a step has a key");
+    assert!(saga["advice"][0].to_string().contains(key), "{saga}");
+    desk.change("UPDATE bank__inbox SET first_at = CAST(strftime('%s') AS INTEGER) * 1000")?;
+    assert_eq!(desk.order(&id, "resume").await?.status, 202);
+    desk.becomes(&id, |saga| saga["state"] == "done").await;
+    desk.close().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_past_its_pivot_only_goes_forward() -> anyhow::Result<()> {
     let desk = Desk::open().await?;
