@@ -99,8 +99,8 @@ async fn stuck(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
     assert_eq!((&report["held_units"], &report["mismatches"]), (&json!(1), &json!([])), "{report}");
 
     assert!(printed(app, &["abort", &id]).await?.contains("turns back"));
-    provider.mend().await?;
     printed(app, &["resume", &id]).await?;
+    provider.mend().await?;
     let saga = becomes(app, &id, "aborted").await;
     assert_eq!(saga["steps"][0]["undo_row"]["state"], "done", "{saga}");
     assert_eq!(stock(app, &shelf[0]).await?, before);
@@ -114,8 +114,9 @@ async fn stuck(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
         id = listed(app, &["--attention"]) => id,
         placed = kim.order(app, "k-2", &lines, CARD) => anyhow::bail!("it is stuck: {:?}", placed?.json),
     };
-    provider.mend().await?;
     assert!(printed(app, &["resume", &id]).await?.contains("tries again at once"));
+    // Its pauses are short again.
+    provider.mend().await?;
     becomes(app, &id, "done").await;
     let placed = kim.order(app, "k-2", &lines, CARD).await?;
     assert_eq!(placed.status, 201, "{}", placed.json);
@@ -128,8 +129,8 @@ async fn stuck(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
     declined(app, &["abort", &id], "only goes forward").await?;
     let report = audit(app).await?;
     assert_eq!((&report["open_sagas"], &report["mismatches"]), (&json!([id]), &json!([])), "{report}");
-    provider.mend().await?;
     printed(app, &["resume", &id]).await?;
+    provider.mend().await?;
     becomes(app, &id, "done").await;
     assert_eq!(stock(app, &shelf[0]).await?, before);
 
