@@ -58,7 +58,8 @@ const SAYING: [&str; 9] =
 /// What may describe a value in ways that are not followed here.
 const NOT_FOLLOWED: [&str; 5] = ["if", "then", "else", "dependentSchemas", "$dynamicRef"];
 
-/// All schemas that may apply to one place in a value, those that they refer to among them.
+/// All schemas that may apply to one place in a value, those that they refer to among them. What none of them allows is
+/// not shown.
 struct Place<'s> {
     root: &'s Value,
     schemas: Vec<&'s Map<String, Value>>,
@@ -94,11 +95,8 @@ impl<'s> Place<'s> {
             }
         }
         for keyword in ["allOf", "anyOf", "oneOf"] {
-            match schema.get(keyword) {
-                Some(Value::Array(schemas)) => schemas.iter().for_each(|schema| self.add(schema)),
-                Some(_) => self.hidden = true,
-                None => {}
-            }
+            let schemas = schema.get(keyword).and_then(Value::as_array);
+            schemas.into_iter().flatten().for_each(|schema| self.add(schema));
         }
     }
 
@@ -149,8 +147,7 @@ impl<'s> Place<'s> {
             let in_tuple = schema.get("prefixItems").and_then(|items| items.get(index));
             in_tuple.or_else(|| schema.get("items"))
         };
-        let found = Self::of(self.root, self.schemas.iter().filter_map(of_schema));
-        found.or_hidden()
+        Self::of(self.root, self.schemas.iter().filter_map(of_schema))
     }
 
     /// Whether a schema knows this field, or is of a map with any.
@@ -160,7 +157,7 @@ impl<'s> Place<'s> {
 
     /// A field of this object.
     fn field(&self, name: &str) -> Self {
-        Self::of(self.root, self.field_schemas(name)).or_hidden()
+        Self::of(self.root, self.field_schemas(name))
     }
 
     fn field_schemas(&self, name: &str) -> impl Iterator<Item = &'s Value> {
@@ -173,12 +170,6 @@ impl<'s> Place<'s> {
             let patterns = patterns.into_iter().flat_map(Map::values);
             own.into_iter().chain(patterns).chain(others.filter(move |_| own.is_none()))
         })
-    }
-
-    /// A place that no schema describes is not shown.
-    fn or_hidden(mut self) -> Self {
-        self.hidden |= self.schemas.is_empty();
-        self
     }
 }
 

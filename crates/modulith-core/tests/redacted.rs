@@ -137,6 +137,19 @@ enum Unsaid {
     Name { number: String, name: String },
 }
 
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Drawer {
+    label: String,
+    #[serde(flatten)]
+    pins: HashMap<String, Secret<String>>,
+}
+
+#[test]
+fn a_field_is_not_hidden_for_a_map_beside_it() {
+    let drawer = Drawer { label: "top".to_owned(), pins: HashMap::from([("home".to_owned(), pin())]) };
+    assert_eq!(shown(&drawer), json!({"label": "top", "home": REDACTED}));
+}
+
 #[test]
 fn secrets_are_hidden_in_every_kind_of_enum() {
     for (value, expected) in [
@@ -207,17 +220,24 @@ fn what_the_schema_does_not_account_for_is_hidden() {
     assert_eq!(redacted(&encode("blue").unwrap(), schema_for!(Color).as_value()), REDACTED);
 
     let pair = encode(&json!({"holder": "Ada"})).unwrap();
+    let holder = json!({"type": "object", "properties": {"holder": {"type": "string"}}});
+    assert_eq!(redacted(&pair, &holder), json!({"holder": "Ada"}));
+    let beside = |keyword: &str, value: Value| {
+        let mut schema = holder.clone();
+        schema[keyword] = value;
+        schema
+    };
     for schema in [
         json!(true),
         json!({}),
-        json!({"description": "anything"}),
         json!({"type": "string"}),
-        json!({"$ref": "#/$defs/Absent"}),
-        json!({"$ref": "https://example.org/card.json"}),
         json!({"$ref": "#"}),
-        json!({"type": "object", "properties": {"holder": {"type": "string"}}, "if": {}, "then": {"x-secret": true}}),
-        json!({"type": "object", "properties": {"holder": {"type": "string"}}, "x-secret": true}),
-        json!({"allOf": [{"type": "object", "properties": {"holder": {"type": "string"}}}, true]}),
+        beside("x-secret", json!(true)),
+        beside("$ref", json!("#/$defs/Absent")),
+        beside("$ref", json!("https://example.org/card.json")),
+        beside("anyOf", json!([{"description": "anything"}])),
+        beside("allOf", json!([true])),
+        beside("then", json!({"x-secret": true})),
     ] {
         assert_eq!(redacted(&pair, &schema), REDACTED, "{schema}");
     }

@@ -19,7 +19,7 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
-use modulith_transport::{Hello, Peer, Secret};
+use modulith_transport::{Hello, Peer, Token};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -200,7 +200,7 @@ impl Host {
         let hello = Hello {
             service: name.to_owned(),
             incarnation: *process_keys.incarnation().as_bytes(),
-            token: Secret::new(keys.internal.expose()),
+            token: Token::new(keys.internal.expose()),
             about,
         };
         let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use modulith_transport::{
-    Address, Admit, Handled, Handler, Hello, Incoming, Limits, Listener, Peer, Priority, Secret, serve,
+    Address, Admit, Handled, Handler, Hello, Incoming, Limits, Listener, Peer, Priority, Token, serve,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ fn hello(service: &str) -> Hello {
     Hello {
         service: service.to_owned(),
         incarnation: [1; 16],
-        token: Secret::new("echo"),
+        token: Token::new("echo"),
         about: Bytes::new(),
     }
 }

@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    Admit, ConnectionError, HELLO_BYTES_MAX, Hello, HelloInfo, Limits, MAGIC, PROTOCOL_VERSION, Secret,
-    Stream,
+    Admit, ConnectionError, HELLO_BYTES_MAX, Hello, HelloInfo, Limits, MAGIC, PROTOCOL_VERSION, Stream,
+    Token,
     frame::{self, Frame, Kind, PREFACE},
 };
 
@@ -127,7 +127,7 @@ fn nonce() -> Result<Nonce, ConnectionError> {
 }
 
 fn proof_context(
-    token: &Secret,
+    token: &Token,
     side: Side,
     caller: &Nonce,
     served: &Nonce,
@@ -158,7 +158,7 @@ fn hello_frame(
 /// Checks the proof (in constant time, by `ring`) and returns the hello that it covers, still unread.
 fn verify<'a>(
     side: Side,
-    token: &Secret,
+    token: &Token,
     said: &'a [u8],
     caller: Option<&Nonce>,
     served: &Nonce,

@@ -18,9 +18,9 @@ pub const HELLO_BYTES_MAX: usize = 64 << 10;
 /// least 16 random bytes, since who sees a proof can try guesses at leisure. The empty token is a token like any
 /// other; it leaves the socket's permissions as the only guard.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<[u8]>);
+pub struct Token(Arc<[u8]>);
 
-impl Secret {
+impl Token {
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
         Self(Arc::from(bytes.as_ref()))
     }
@@ -30,9 +30,9 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
+        f.write_str("Token(redacted)")
     }
 }
 
@@ -43,7 +43,7 @@ pub struct Hello {
     pub service: String,
     /// Differs at each start of the process, so that an earlier one can be told apart and fenced off.
     pub incarnation: [u8; 16],
-    pub token: Secret,
+    pub token: Token,
     /// For the application above; it and `service` fit into [`HELLO_BYTES_MAX`].
     pub about: Bytes,
 }

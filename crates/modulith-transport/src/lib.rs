@@ -19,13 +19,13 @@
 //! ```no_run
 //! use std::{sync::Arc, time::{Duration, Instant}};
 //! use bytes::Bytes;
-//! use modulith_transport::{Hello, Limits, Peer, Priority, Secret};
+//! use modulith_transport::{Hello, Limits, Peer, Priority, Token};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let hello = Hello {
 //!     service: "orders".into(),
 //!     incarnation: [7; 16],
-//!     token: Secret::new("a long random text"),
+//!     token: Token::new("a long random text"),
 //!     about: Bytes::new(),
 //! };
 //! let peer = Peer::new(vec!["unix:/run/store/products.sock".parse()?], hello, Arc::new(|_| Ok(())), Limits::default());
@@ -56,7 +56,7 @@ mod stream;
 pub use address::{Address, AddressError};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
 pub use frame::{MAGIC, PROTOCOL_VERSION, Priority};
-pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, PeerInfo, Secret};
+pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
 pub use peer::Peer;

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use modulith_transport::{
     Address, Admit, CallFault, ConnectionError, HELLO_BYTES_MAX, Hello, HelloInfo, Limits, Listener, NotRun,
-    Peer, Priority, Protocol, Secret, Stream, sniff_within,
+    Peer, Priority, Protocol, Stream, Token, sniff_within,
 };
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,17 +28,17 @@ async fn refusal(peer: &Peer) -> String {
 #[tokio::test]
 async fn a_wrong_token_is_refused_on_both_sides() {
     let mut served = Served::start(&tcp(), Limits::default(), echo()).await;
-    let stranger = Hello { token: Secret::new("another"), ..hello("stranger") };
+    let stranger = Hello { token: Token::new("another"), ..hello("stranger") };
     let peer = Peer::new(vec![served.address.clone()], stranger, anybody(), Limits::default());
     assert!(refusal(&peer).await.contains("token"));
     assert!(matches!(served.next_end().await, Err(ConnectionError::Token)));
-    assert_eq!(format!("{:?}", Secret::new("another")), "Secret(redacted)");
+    assert_eq!(format!("{:?}", Token::new("another")), "Token(redacted)");
 
     // An impostor on a stale port, without the token, gets no calls either: raw_served signs with the right
     // token, so the caller is the one with another.
     let folder = tempfile::tempdir().expect("a folder");
     let listener = Listener::bind(&unix(&folder)).await.expect("a free address");
-    let stranger = Hello { token: Secret::new("another"), ..hello("stranger") };
+    let stranger = Hello { token: Token::new("another"), ..hello("stranger") };
     let peer = Peer::new(vec![unix(&folder)], stranger, anybody(), Limits::default());
     let (text, _stream) = tokio::join!(refusal(&peer), async {
         let mut stream = raw_served(&listener).await;

@@ -122,3 +122,34 @@ pub(super) fn check_look_ups(methods: &mut [Method], item: &ItemTrait, errors: &
         method.provider.look_up = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn a_window_is_a_number_with_a_unit() {
+        for (text, expected) in [("90s", 90), ("30m", 1_800), ("24h", 86_400), ("007d", 604_800)] {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        assert_eq!(seconds("4294967295d"), Some(4_294_967_295 * 86_400));
+        for text in [
+            "",
+            "h",
+            "24",
+            "0s",
+            "+1h",
+            "-1h",
+            "1.5h",
+            "1 h",
+            "1h ",
+            "1h30m",
+            "٣h",
+            "1H",
+            "1hours",
+            "4294967296s",
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}

@@ -178,12 +178,12 @@ fn the_trait(contract: &Contract, errors: &mut Errors) {
 fn method(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Option<Method> {
     let errors_before = errors.0.len();
     shape(item, errors);
-    let kind = kind(item, kinds, errors);
-    if let Some(known) = &kind {
-        asyncness(item, known.kind, errors);
+    let declared = kind(item, kinds, errors);
+    if let Some(declared) = &declared {
+        asyncness(item, declared.kind, errors);
     }
-    let request = inputs(item, kind.as_ref().map(|known| known.kind), errors);
-    let KindKnown { kind, heavy, provider } = kind?;
+    let request = inputs(item, declared.as_ref().map(|declared| declared.kind), errors);
+    let Declared { kind, heavy, provider } = declared?;
     let (answer, refused) = output(item, kind, errors)?;
     for ty in [&answer, &refused] {
         errors.0.extend(not_owned(ty).map(|message| Error::new_spanned(ty, message)));
@@ -244,13 +244,13 @@ fn shape(item: &TraitItemFn, errors: &mut Errors) {
 }
 
 /// A method's kind with its arguments.
-struct KindKnown {
+struct Declared {
     kind: Kind,
     heavy: bool,
     provider: Provider,
 }
 
-fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Option<KindKnown> {
+fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Option<Declared> {
     let name = &item.sig.ident;
     let [first, others @ ..] = kinds else {
         let message = format!("`{name}` has no kind: write `#[query]`, `#[command]` or `#[effect]` above it");
@@ -266,11 +266,11 @@ fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Opt
         errors.on(&second.attribute, message);
         return None;
     }
-    let mut known = KindKnown { kind: first.kind, heavy: false, provider: Provider::default() };
+    let mut declared = Declared { kind: first.kind, heavy: false, provider: Provider::default() };
     match (&first.attribute.meta, first.kind) {
         (Meta::Path(_), _) => {}
-        (Meta::List(list), Kind::Query) if list.tokens.to_string() == "heavy" => known.heavy = true,
-        (Meta::List(list), Kind::Effect) => known.provider = effect::arguments(list, errors),
+        (Meta::List(list), Kind::Query) if list.tokens.to_string() == "heavy" => declared.heavy = true,
+        (Meta::List(list), Kind::Effect) => declared.provider = effect::arguments(list, errors),
         (meta, kind) if effect::declares_a_provider(meta) => {
             let message = format!(
                 "a {} reaches nothing outside: `window` and `look_up` are of an `#[effect]`",
@@ -284,7 +284,7 @@ fn kind(item: &TraitItemFn, kinds: &[KindAttribute], errors: &mut Errors) -> Opt
         (meta, Kind::Command) => errors.on(meta, "write `#[command]`: it has no arguments"),
         (meta, Kind::Effect) => errors.on(meta, effect::WANTED),
     }
-    Some(known)
+    Some(declared)
 }
 
 fn asyncness(item: &TraitItemFn, kind: Kind, errors: &mut Errors) {

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use modulith_transport::{
     Address, Admit, ConnectionError, Handled, Handler, Hello, HelloInfo, Incoming, Limits, Listener, Peer,
-    Secret, Stream, serve_connection,
+    Stream, Token, serve_connection,
 };
 use ring::hmac;
 use tokio::{
@@ -27,7 +27,7 @@ pub fn hello(service: &str) -> Hello {
     Hello {
         service: service.to_owned(),
         incarnation: [3; 16],
-        token: Secret::new("one token for all"),
+        token: Token::new("one token for all"),
         about: Bytes::from_static(b"contracts"),
     }
 }
