@@ -198,6 +198,33 @@ async fn a_saga_that_is_left_alone_waits_for_an_operator() -> anyhow::Result<()>
     Ok(())
 }
 
+/// The coordinator's database came back with a backup, and the participants' did not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_is_held_for_ended_is_marked() -> anyhow::Result<()> {
+    let desk = Desk::open().await?;
+    assert_eq!(desk.buy("restored", (Act::Do, Act::Do)).await??.status, 200);
+    let id = id(&desk.first("?state=done").await);
+    let desk = desk
+        .open_again_with(
+            "INSERT OR REPLACE INTO book__low_water SELECT src, seq + 1, x'' FROM book__saga;
+             UPDATE book__saga SET state = 0, answer = NULL, ended = NULL;
+             DELETE FROM book__inbox",
+        )
+        .await?;
+    let saga = desk.becomes(&id, |saga| !saga["attention"].is_null()).await;
+    assert_eq!(
+        (&saga["attention"]["reason"], &saga["walked"]),
+        (&json!("held-for-ended"), &json!(true)),
+        "{saga}"
+    );
+    assert!(saga["advice"][0].to_string().contains("backup"), "{saga}");
+    desk.change("DELETE FROM book__low_water")?;
+    assert_eq!(desk.order(&id, "resume").await?.status, 202);
+    desk.becomes(&id, |saga| saga["state"] == "done").await;
+    desk.close().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_of_one_transaction_has_no_rows() -> anyhow::Result<()> {
     let desk = Desk::open().await?;
