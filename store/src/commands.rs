@@ -26,11 +26,15 @@ pub(crate) fn import() -> Command {
 }
 
 pub(crate) fn audit() -> Command {
-    let clap =
-        clap::Command::new("audit").about("check money and goods against orders; exit 1 with every mismatch");
+    let provider = Arg::new("provider").long("provider").value_name("URL");
+    let clap = clap::Command::new("audit")
+        .about("check money, goods and sagas against orders; exit 1 with every mismatch")
+        .arg(provider.help("compare the books of the stand-in provider there too"));
     Command::new(clap, |running, matches| {
         Box::pin(async move {
-            let report = crate::audit::audit(&target(&running)?).await;
+            let provider = matches.get_one::<String>("provider");
+            let provider = provider.map(|url| Target::new(url, "")).transpose()?;
+            let report = crate::audit::audit(&target(&running)?, provider.as_ref()).await;
             running.stop().await?;
             let report = report?;
             print(&report, matches.get_flag("json"))?;

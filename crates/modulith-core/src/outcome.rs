@@ -288,6 +288,8 @@ pub enum UnknownReason {
     CommitLost,
     /// The outside world gave no certain answer.
     Provider,
+    /// The same, and its provider no longer recognises the key: the same bytes would be a second effect.
+    WindowOver,
     /// The answer came and cannot be read by this build.
     Unreadable,
 }

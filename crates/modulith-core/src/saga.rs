@@ -348,6 +348,8 @@ pub struct PlanModel {
     pub in_flight_max: usize,
     pub encode_input: fn(&dyn Any) -> Result<Vec<u8>, Fault>,
     pub decode_input: fn(&[u8]) -> Result<AnyBox, Fault>,
+    /// The schema of its input, by which it is shown without what is secret.
+    pub input_schema: fn() -> serde_json::Value,
 }
 
 impl PlanModel {
@@ -382,6 +384,7 @@ impl PlanModel {
                 in_flight_max: S::IN_FLIGHT_MAX,
                 encode_input: encode_any::<S>,
                 decode_input: decode_any::<S>,
+                input_schema: || schemars::schema_for!(S).to_value(),
             }),
             _ => Err(problems),
         }

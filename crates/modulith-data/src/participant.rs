@@ -95,6 +95,13 @@ impl<W: World> Participant<W> {
             Ask::Undo { contract, method, step, by_key: true } => {
                 self.undo_by_key(&contract, &method, saga.key(usize::from(step)), context).await
             }
+            Ask::Look { contract, step } => {
+                let module = self.modules.expect(&contract).map_err(NotRun::from)?.clone();
+                let key = saga.key(usize::from(step));
+                let look = move |session: &mut dyn Session| inbox::look(session, &module, &key);
+                let urgency = Urgency::Ordinary { deadline: context.deadline };
+                self.world.commit(urgency, look).await.map(Told::Rows)
+            }
         }
     }
 
@@ -254,11 +261,15 @@ impl<W: World> Participant<W> {
             EffectStart::LookUp { first_at } => {
                 return self.look_up(module.clone(), contract, served, key, first_at, context).await;
             }
-            EffectStart::LookUpLater | EffectStart::Overdue => {
+            EffectStart::LookUpLater => {
+                let detail = format!("{contract}.{method} under {key} is looked up at its provider soon");
+                return Err(Unknown::new(UnknownReason::Provider, detail).into());
+            }
+            EffectStart::Overdue => {
                 let detail = format!(
                     "{contract}.{method} under {key} was attempted and its provider's window is over"
                 );
-                return Err(Unknown::new(UnknownReason::Provider, detail).into());
+                return Err(Unknown::new(UnknownReason::WindowOver, detail).into());
             }
         };
         let request = (codec.decode_request)(&request).map_err(NotRun::from)?;

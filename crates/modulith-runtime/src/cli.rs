@@ -11,6 +11,7 @@ pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
 use crate::host::{self, source};
 use crate::log::{self, Format};
+use crate::operate;
 use crate::process;
 use crate::topology::Topology;
 
@@ -38,7 +39,8 @@ impl Command {
 /// The whole `main` of an application: reads the command line, does what it says, returns the exit code.
 ///
 /// `NAME [run] [--topology FILE] [--service NAME] [--data DIR] [--listen ADDR] [--log text|json]`,
-/// `NAME check`, `NAME graph`, `NAME backup DIR`, `NAME restore DIR [--service NAME]`, and the application's own commands.
+/// `NAME check`, `NAME graph`, `NAME sagas list|show|resume|abort`, `NAME backup DIR`,
+/// `NAME restore DIR [--service NAME]`, and the application's own commands.
 pub fn main(app: App) -> ExitCode {
     let matches = match cli(&app).try_get_matches() {
         Ok(matches) => matches,
@@ -54,6 +56,7 @@ pub fn main(app: App) -> ExitCode {
         Some(("backup", matches)) => backup(&app, matches),
         Some(("restore", matches)) => restore(&app, matches),
         Some(("run", matches)) => run(app, matches),
+        Some(("sagas", matches)) => sagas(&app, matches),
         Some((name, own)) => match app.commands.iter().find(|command| command.clap.get_name() == name) {
             Some(command) => on_runtime(own_command(command.run, own.clone())),
             None => unreachable!("clap refuses commands that were not declared"),
@@ -106,6 +109,7 @@ fn cli(app: &App) -> clap::Command {
                         .help("restore the database of this service alone"),
                 ),
         )
+        .subcommand(operate::command::clap([topology_arg(), data_arg()]))
         .subcommands(own)
 }
 
@@ -195,6 +199,18 @@ fn backup(app: &App, matches: &ArgMatches) -> ExitCode {
     match topology(app, matches) {
         Ok(topology) => {
             done(crate::backup::backup(app, &topology, path(matches, "data"), path(matches, "folder")))
+        }
+        Err(code) => code,
+    }
+}
+
+fn sagas(app: &App, matches: &ArgMatches) -> ExitCode {
+    let Some((_, own)) = matches.subcommand() else {
+        unreachable!("clap asks for a subcommand");
+    };
+    match topology(app, own) {
+        Ok(topology) => {
+            on_runtime(operate::command::run(format!("http://{}", topology.gateway.listen), matches.clone()))
         }
         Err(code) => code,
     }

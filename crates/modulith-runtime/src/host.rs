@@ -27,6 +27,8 @@ use crate::app::App;
 use crate::hosted::{Hosted, ProcessKeys};
 use crate::model::AppModel;
 use crate::module::{Links, Module};
+use crate::operate::service::Operated;
+use crate::operate::{self, Contracts};
 use crate::placement::{self, PlacementError};
 use crate::remote::{Answers, Peers, RemoteLink, about, admit};
 use crate::sagas::{Driven, Sagas};
@@ -216,7 +218,8 @@ impl Host {
             peers: peers.clone(),
             database: database.clone(),
         });
-        routers.extend(framework_routes(health.clone(), sagas.clone()));
+        let operated = Operated { sagas: sagas.clone(), contracts: Contracts::new(&model, topology) };
+        routers.extend(framework_routes(health.clone(), operated));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
 
         let host = Self {
@@ -454,14 +457,12 @@ fn clients(
         .collect()
 }
 
-/// What every service answers beside its modules: health, and the state of its sagas for operators.
-fn framework_routes(health: Arc<Health>, sagas: Vec<Driven>) -> Routers {
+/// What every service answers beside its modules: health, and its sagas for operators.
+fn framework_routes(health: Arc<Health>, operated: Operated) -> Routers {
     let alive = finish(Router::new().route("/healthz", get(|| async { "alive\n" })));
     let ready =
         finish(Router::new().route("/readyz", get(move || std::future::ready(readiness(health.missing())))));
-    let counts =
-        finish(Router::new().route("/admin/sagas", get(move || std::future::ready(saga_counts(&sagas)))));
-    vec![("/healthz".into(), alive), ("/readyz".into(), ready), ("/admin/sagas".into(), counts)]
+    vec![("/healthz".into(), alive), ("/readyz".into(), ready), operate::service::routes(operated)]
 }
 
 /// 200, or 503 with what is missing.
@@ -472,30 +473,6 @@ pub(crate) fn readiness(missing: Vec<String>) -> axum::response::Response {
     Problem::new(http::StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Not ready")
         .with("missing", missing)
         .into_response()
-}
-
-/// How many sagas are open, and how many need attention.
-#[derive(serde::Serialize, serde::Deserialize, Default)]
-pub(crate) struct SagaCounts {
-    pub(crate) open: i64,
-    pub(crate) attention: i64,
-}
-
-fn saga_counts(sagas: &[Driven]) -> axum::response::Response {
-    let mut counts = SagaCounts::default();
-    for sagas in sagas {
-        match sagas.counts() {
-            Ok((open, attention)) => {
-                counts.open += open;
-                counts.attention += attention;
-            }
-            Err(not_run) => {
-                return Problem::from(modulith_core::CallError::<modulith_core::Never>::NotRun(not_run))
-                    .into_response();
-            }
-        }
-    }
-    axum::Json(counts).into_response()
 }
 
 /// How a topology is called in messages.

@@ -13,6 +13,7 @@ mod log;
 mod model;
 mod module;
 mod mount;
+mod operate;
 mod placement;
 mod process;
 mod remote;
@@ -25,6 +26,7 @@ mod world;
 /// The runtime's numbers; those of the writer, the edge and the transport stand there.
 pub mod limits {
     pub use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS};
+    pub use crate::operate::{SAGAS_LISTED_DEFAULT, SAGAS_LISTED_MAX};
     pub use crate::world::EFFECT_TIME_MAX;
     pub use modulith_data::inbox::ANSWER_BYTES_MAX;
     pub use modulith_data::saga::SAGAS_KEPT_MS;

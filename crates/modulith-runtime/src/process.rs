@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use modulith_core::Context;
-use modulith_gateway::http::finish;
+use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
     Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
 };
@@ -22,11 +22,16 @@ use tower::Layer;
 
 use crate::app::App;
 use crate::control::Control;
-use crate::host::{HEALTH, Host, Keys, SagaCounts, StartError, readiness};
+use crate::host::{HEALTH, Host, Keys, StartError, readiness};
+use crate::model::ModuleModel;
+use crate::operate::{self, Listed, Wanted};
 use crate::topology::{ServiceSection, Topology};
 
 /// How long the gateway waits for a service's word about its health.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What the gateway reads of a service's answer to a question of its own: 1 MiB. A page of sagas is the longest.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Everything in one process, until it is told to stop.
 pub(crate) async fn monolith(
@@ -172,9 +177,16 @@ pub(crate) async fn gateway(
             let target = || Target::Service(Arc::from([door.upstream.clone()]));
             routes.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), target())));
             routes.push((format!("/admin/{}", module.name), target()));
+            if !module.plans.is_empty() {
+                routes.push((format!("{}/{}", operate::PATH, module.name), target()));
+            }
         }
     }
     let doors = Arc::new(Doors { doors, token: keys.internal.clone() });
+    let begins_sagas = |module: &&ModuleModel| !module.plans.is_empty();
+    let mut of_sagas: Vec<String> =
+        model.modules.iter().filter(begins_sagas).map(|module| module.name.to_owned()).collect();
+    of_sagas.sort();
     let alive = Router::new().route("/healthz", get(|| async { "alive\n" }));
     let readyz = Router::new().route(
         "/readyz",
@@ -184,13 +196,19 @@ pub(crate) async fn gateway(
         }),
     );
     let sagas = Router::new().route(
-        "/admin/sagas",
+        operate::PATH,
         get({
             let doors = doors.clone();
-            move || async move { doors.saga_counts().await }
+            move |Query(wanted): Query<Wanted>| async move {
+                operate::listed(&of_sagas, &wanted, |module, wanted| {
+                    let doors = doors.clone();
+                    async move { doors.sagas(&module, &wanted).await }
+                })
+                .await
+            }
         }),
     );
-    for (prefix, router) in [("/healthz", alive), ("/readyz", readyz), ("/admin/sagas", sagas)] {
+    for (prefix, router) in [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)] {
         routes.push((prefix.to_owned(), Target::Here(finish(router))));
     }
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
@@ -219,6 +237,7 @@ pub(crate) async fn gateway(
 /// The gateway's way to one service.
 struct Door {
     name: String,
+    modules: Vec<String>,
     upstream: Upstream,
 }
 
@@ -228,7 +247,11 @@ impl Door {
             modulith_transport::Address::Tcp(host) => Address::Tcp(host),
             modulith_transport::Address::Unix(path) => Address::Unix(path),
         };
-        Self { name: service.name.clone(), upstream: Upstream::new(address) }
+        Self {
+            name: service.name.clone(),
+            modules: service.modules.clone(),
+            upstream: Upstream::new(address),
+        }
     }
 }
 
@@ -239,7 +262,7 @@ struct Doors {
 
 impl Doors {
     async fn ask(&self, door: &Door, path: &str) -> Response {
-        let request = Request::get(path).body(Body::empty()).expect("a constant path is a path");
+        let request = Request::get(path).body(Body::empty()).expect("what is asked here is a path");
         let context = Context {
             deadline: Some(Instant::now() + HEALTH_TIME_MAX),
             ..Context::background("gateway-health")
@@ -266,30 +289,22 @@ impl Doors {
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn saga_counts(&self) -> Response {
-        let mut counts = SagaCounts::default();
-        for door in &self.doors {
-            let response = self.ask(door, "/admin/sagas").await;
-            if !response.status().is_success() {
-                return response;
-            }
-            let Some(more) = json::<SagaCounts>(response).await else {
-                return modulith_gateway::http::Problem::new(
-                    http::StatusCode::BAD_GATEWAY,
-                    "bad-gateway",
-                    "Bad gateway",
-                )
-                .into_response();
-            };
-            counts.open += more.open;
-            counts.attention += more.attention;
+    /// One page of a module's sagas, from the service that hosts it.
+    async fn sagas(&self, module: &str, wanted: &Wanted) -> Result<Listed, String> {
+        let hosts = |door: &&Door| door.modules.iter().any(|name| name == module);
+        let door = self.doors.iter().find(hosts).ok_or("no service hosts it")?;
+        let response = self.ask(door, &format!("{}/{module}?{}", operate::PATH, wanted.query())).await;
+        let status = response.status();
+        match json::<Listed>(response).await {
+            Some(page) if status.is_success() => Ok(page),
+            _ if !status.is_success() => Err(format!("service `{}` answers {status}", door.name)),
+            _ => Err(format!("the answer of service `{}` cannot be read, or is too long", door.name)),
         }
-        axum::Json(counts).into_response()
     }
 }
 
 /// A service's short answer.
 async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Option<T> {
-    let body = axum::body::to_bytes(response.into_body(), 64 * 1024).await.ok()?;
+    let body = axum::body::to_bytes(response.into_body(), ANSWER_BYTES_MAX).await.ok()?;
     serde_json::from_slice(&body).ok()
 }

@@ -38,10 +38,9 @@ impl Driven {
         Self { sagas, walks }
     }
 
-    /// How many sagas have not ended, and how many of these need attention.
-    pub(crate) fn counts(&self) -> Result<(i64, i64), NotRun> {
-        let database = &self.sagas.world().database;
-        Ok(database.read_framework(|db| self.sagas.table().counts(db))??)
+    /// Walks a saga on a task of its own.
+    pub(crate) fn drive(&self, drive: Drive<Surroundings>) {
+        self.walks.spawn(drive.run());
     }
 
     /// Drives every saga again that has not ended.
@@ -52,7 +51,7 @@ impl Driven {
             tracing::info!(module, sagas, "walking unfinished sagas again");
         }
         for drive in unfinished {
-            self.walks.spawn(drive.run());
+            self.drive(drive);
         }
         Ok(())
     }
@@ -69,7 +68,7 @@ impl SagaCalls for Driven {
         Box::pin(async move {
             let deadline = Context::current().deadline_or_default();
             let (drive, answered) = self.sagas.begin(plan, input, key)?;
-            self.walks.spawn(drive.run());
+            self.drive(drive);
             match tokio::time::timeout_at(deadline.into(), answered).await {
                 Ok(Ok(end)) => end,
                 Ok(Err(_)) => {

@@ -17,11 +17,10 @@ fn first_violation(off: Protection) -> Option<(usize, Box<Violation>)> {
     let _off = off.switch_off();
     let mut schedules = 0;
     let mut play = |shape: &Shape| {
-        let simulation = simulation(shape, Refusals::Each);
-        // Two of them need a second fault.
         let report = match off {
-            Protection::Fence => simulation.pairs_of_faults(),
-            _ => simulation.single_faults(),
+            // It needs a second fault.
+            Protection::Fence => simulation(shape, Refusals::None).pairs_of_faults(),
+            _ => simulation(shape, Refusals::Each).single_faults(),
         };
         match report {
             Ok(report) => {

@@ -62,7 +62,7 @@ pub fn router() -> Router {
         .route("/v1/refunds", post(write))
         .route("/v1/payment_intents/search", get(search))
         .route("/ledger", get(async |State(provider): State<Provider>| Json(provider.0.lock().shown())))
-        .route("/faults", post(fault))
+        .route("/faults", post(fault).delete(no_fault))
         .with_state(Provider::default())
 }
 
@@ -90,6 +90,11 @@ type Answer = (StatusCode, Value);
 
 async fn fault(State(provider): State<Provider>, Json(fault): Json<Fault>) -> StatusCode {
     provider.0.lock().faults.push_back(fault);
+    StatusCode::NO_CONTENT
+}
+
+async fn no_fault(State(provider): State<Provider>) -> StatusCode {
+    provider.0.lock().faults.clear();
     StatusCode::NO_CONTENT
 }
 

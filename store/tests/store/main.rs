@@ -1,10 +1,12 @@
 //! The store as its users see it: one body in every topology, over real processes, sockets and files.
 
+mod audits;
 mod backups;
 mod boundaries;
 mod crashes;
 mod imports;
 mod mounted;
+mod operators;
 mod processes;
 mod provider;
 mod shop;

@@ -16,8 +16,8 @@ use crate::shop::{
     CARD, Customer, DECLINED, clean_audit, monolith, products, program, settled, split, stock,
 };
 
-const CHARGES: &str = "/v1/payment_intents";
-const REFUNDS: &str = "/v1/refunds";
+pub(crate) const CHARGES: &str = "/v1/payment_intents";
+pub(crate) const REFUNDS: &str = "/v1/refunds";
 /// Above the six tries after which a coordinator asks whether the step can still be given up.
 const MORE_THAN_PATIENCE: u32 = 8;
 
@@ -218,7 +218,7 @@ async fn unreachable(app: &Application, absent: Absent) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn cancel(
+pub(crate) async fn cancel(
     app: &Application,
     customer: &Customer,
     order: &serde_json::Value,
@@ -238,7 +238,7 @@ fn one_request(attempts: &[Attempt], path: &str) -> usize {
 }
 
 /// A new store and a new provider in each topology.
-async fn in_every_topology(
+pub(crate) async fn in_every_topology(
     body: impl AsyncFn(&Application, &StandIn) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     for (name, file) in [monolith(), split()] {
@@ -251,36 +251,36 @@ async fn in_every_topology(
 }
 
 /// The provider, and what a store has to know of it.
-struct StandIn {
-    url: String,
+pub(crate) struct StandIn {
+    pub(crate) url: String,
     secret_key: tempfile::NamedTempFile,
-    http: Http,
+    pub(crate) http: Http,
 }
 
 /// What the provider says of itself.
 #[derive(Debug, Deserialize)]
-struct Ledger {
-    charges: i64,
+pub(crate) struct Ledger {
+    pub(crate) charges: i64,
     charges_minor: i64,
-    refunds: i64,
+    pub(crate) refunds: i64,
     refunds_minor: i64,
-    attempts: Vec<Attempt>,
+    pub(crate) attempts: Vec<Attempt>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
-struct Attempt {
+pub(crate) struct Attempt {
     path: String,
     idempotency_key: Option<String>,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl StandIn {
-    fn serve() -> anyhow::Result<Self> {
+    pub(crate) fn serve() -> anyhow::Result<Self> {
         Absent::new()?.appear()
     }
 
     /// `[module.payments]` for a store that charges here.
-    fn environment(&self) -> [(&str, &str); 3] {
+    pub(crate) fn environment(&self) -> [(&str, &str); 3] {
         let file = self.secret_key.path().to_str().expect("a temporary path is text");
         [
             ("MODULITH_PAYMENTS_PROVIDER", "stripe"),
@@ -289,14 +289,20 @@ impl StandIn {
         ]
     }
 
-    async fn fault(&self, path: &str, kind: FaultKind, times: u32) -> anyhow::Result<()> {
+    pub(crate) async fn fault(&self, path: &str, kind: FaultKind, times: u32) -> anyhow::Result<()> {
         let fault = Fault { path: Some(path.to_owned()), kind, times, delay_ms: 300 };
         let response = self.http.send(Request::post("/faults", &serde_json::to_value(&fault)?)).await?;
         anyhow::ensure!(response.status == 204, "faults: {}", response.status);
         Ok(())
     }
 
-    async fn ledger(&self) -> anyhow::Result<Ledger> {
+    pub(crate) async fn mend(&self) -> anyhow::Result<()> {
+        let mended = self.http.send(Request::new(http::Method::DELETE, "/faults")).await?;
+        anyhow::ensure!(mended.status == 204, "faults: {}", mended.status);
+        Ok(())
+    }
+
+    pub(crate) async fn ledger(&self) -> anyhow::Result<Ledger> {
         Ok(serde_json::from_value(self.http.send(Request::get("/ledger")).await?.json)?)
     }
 }

@@ -13,9 +13,11 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 mod effect;
+mod look;
 mod water;
 
 pub use effect::{EffectStart, begin_effect, end_effect, forget_effect, forget_looked_up};
+pub use look::{InboxRow, StepRows, look};
 pub use water::{LowWater, OPEN_BELOW_MAX, raise};
 
 use crate::session::{ModuleCode, Session};
@@ -41,6 +43,7 @@ pub(crate) struct InboxSql {
     finish: String,
     overwrite: String,
     find: String,
+    look: String,
     attempt: String,
     forget: String,
     forget_since: String,
@@ -68,6 +71,9 @@ impl InboxSql {
             find: format!(
                 "SELECT state, body_hash, request, answer, first_at FROM {module}__inbox WHERE {key}"
             ),
+            look: format!(
+                "SELECT method, state, attempts, first_at, answer FROM {module}__inbox WHERE {key}"
+            ),
             attempt: format!("UPDATE {module}__inbox SET attempts = attempts + 1 WHERE {key}"),
             forget: format!("DELETE FROM {module}__inbox WHERE {key} AND state = 0 AND attempts = 1"),
             forget_since: format!(
@@ -83,13 +89,26 @@ impl InboxSql {
 }
 
 /// What an inbox row says. The numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RowState {
     /// An effect was begun; it may have happened outside.
     Started = 0,
     Done = 1,
     Refused = 2,
     Sealed = 3,
+}
+
+fn row_state(stored: i64) -> Result<RowState, Fault> {
+    Ok(match stored {
+        0 => RowState::Started,
+        1 => RowState::Done,
+        2 => RowState::Refused,
+        3 => RowState::Sealed,
+        other => {
+            return Err(Fault::new(FaultKind::Type, format!("an inbox row has the unknown state {other}")));
+        }
+    })
 }
 
 struct Row {
@@ -103,19 +122,7 @@ struct Row {
 impl FromRow for Row {
     fn from_row(row: &dyn Columns) -> Result<Self, Fault> {
         let (state, body_hash, request, answer, first_at) = FromRow::from_row(row)?;
-        let state = match state {
-            0_i64 => RowState::Started,
-            1 => RowState::Done,
-            2 => RowState::Refused,
-            3 => RowState::Sealed,
-            other => {
-                return Err(Fault::new(
-                    FaultKind::Type,
-                    format!("an inbox row has the unknown state {other}"),
-                ));
-            }
-        };
-        Ok(Self { state, body_hash, request, answer, first_at })
+        Ok(Self { state: row_state(state)?, body_hash, request, answer, first_at })
     }
 }
 

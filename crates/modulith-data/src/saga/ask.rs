@@ -4,7 +4,7 @@ use modulith_core::{RefusalRecord, StepKey};
 use serde::{Deserialize, Serialize};
 
 use super::run::SagaId;
-use crate::inbox::LowWater;
+use crate::inbox::{LowWater, StepRows};
 
 /// A request under a saga's keys, with the coordinator's low-water mark.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub enum Ask {
     Seal { contract: String, step: u16 },
     /// `contract` and `method` are the undo's; `step` is the one to be undone.
     Undo { contract: String, method: String, step: u16, by_key: bool },
+    /// Say what stands under the keys of this step and of its undo. Changes nothing.
+    Look { contract: String, step: u16 },
 }
 
 impl Ask {
@@ -58,7 +60,8 @@ impl Ask {
             Ask::Step { contract, .. }
             | Ask::Effect { contract, .. }
             | Ask::Seal { contract, .. }
-            | Ask::Undo { contract, .. } => Some(contract),
+            | Ask::Undo { contract, .. }
+            | Ask::Look { contract, .. } => Some(contract),
             Ask::Run { .. } => None,
         }
     }
@@ -81,6 +84,7 @@ pub enum Told {
     /// This effect may have happened, and has to be resolved before it is sealed or undone.
     Started,
     Undone,
+    Rows(StepRows),
     /// The participant has no plan of that name, version and structure.
     PlanUnknown,
     /// The saga is below the coordinator's own low-water mark.

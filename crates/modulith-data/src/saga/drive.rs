@@ -12,9 +12,12 @@ use modulith_core::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::ask::{Ask, Asked, Bytes, Told};
+use super::attention::{Attention, AttentionReason};
 use super::local::{LocalRun, Recorded, aborted, known, local_run};
+use super::name::SagaName;
+use super::operator::Orders;
 use super::run::{RunEnd, SagaId, StepDone};
-use super::sagas::{Orders, RETRY_AFTER, Sagas};
+use super::sagas::{RETRY_AFTER, Sagas};
 use super::table::{Begun, NewSaga};
 use super::walk::{Heard, Next, Place, Walk};
 use super::{Begin, Facts};
@@ -51,9 +54,17 @@ pub struct Drive<W> {
     pub(super) reply: Option<Reply>,
     /// It was begun by a process that has ended since.
     pub(super) resumed: bool,
+    /// What was last said instead of a certain answer.
+    pub(super) fault: Option<CallFault>,
     pub(super) orders: Arc<Orders>,
     /// Its place among the sagas of its plan in flight. Held, not read.
     pub(super) _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<W> Drop for Drive<W> {
+    fn drop(&mut self) {
+        self.sagas.left(self.id, &self.orders);
+    }
 }
 
 /// Why a walk stopped.
@@ -96,15 +107,23 @@ impl<W: World> Drive<W> {
     }
 
     async fn walked(&mut self) -> Stop {
-        let mut marked = false;
+        let mut marked = None;
         let mut unanswered = 0;
+        let mut resolves = false;
         loop {
-            if self.orders.abort.swap(false, Ordering::Relaxed) {
+            // Again at every step, since a seal may find its step done, so that the one behind it is to be sealed. Only
+            // an effect that may have happened is attempted first.
+            if self.orders.abort.load(Ordering::Relaxed) && !resolves {
                 self.walk.turn_back();
+            }
+            if self.orders.resume.swap(false, Ordering::Relaxed) {
+                (marked, unanswered) = (None, 0);
             }
             let sagas = self.sagas.clone();
             let next = self.walk.next(&|contract| sagas.world().place(contract));
-            let heard = match self.step(next).await {
+            self.stand(&next, unanswered);
+            self.fault = None;
+            let heard = match self.step(next.clone()).await {
                 Step::Heard(heard) => heard,
                 Step::Stop(stop) => return stop,
             };
@@ -112,6 +131,7 @@ impl<W: World> Drive<W> {
             if self.walk.pivot_is_done() {
                 self.answer_done();
             }
+            resolves = heard == Heard::Started;
             match heard {
                 Heard::Nothing => unanswered += 1,
                 // Not an answer either: the effect is attempted again, so an unknown one is counted on here, where
@@ -120,6 +140,7 @@ impl<W: World> Drive<W> {
                 _ => unanswered = 0,
             }
             if heard == Heard::Nothing {
+                self.stand(&next, unanswered);
                 if self.world().is_broken() {
                     return Stop::Broken;
                 }
@@ -127,14 +148,18 @@ impl<W: World> Drive<W> {
                     self.resumed = false;
                     self.record_survived().await;
                 }
-                if unanswered >= ATTENTION_AFTER && !marked {
-                    let reason =
-                        format!("step {} has had no certain answer {unanswered} times", self.walk.frontier());
-                    marked = self.mark(reason).await;
+                if let Some(reason) = self.needs_person(unanswered).filter(|reason| marked != Some(*reason))
+                    && self.mark_unanswered(reason, unanswered).await
+                {
+                    marked = Some(reason);
                 }
                 self.pause(unanswered).await;
             }
         }
+    }
+
+    fn name(&self) -> SagaName {
+        SagaName::of(self.sagas.module, self.id)
     }
 
     fn world(&self) -> &Arc<W> {
@@ -149,14 +174,40 @@ impl<W: World> Drive<W> {
         }
     }
 
+    /// Lets operators see where the walk stands.
+    fn stand(&self, next: &Next, unanswered: u32) {
+        let mut standing = self.orders.standing.lock();
+        standing.next = Some(next.clone());
+        standing.pivot_is_done = self.walk.pivot_is_done();
+        standing.unanswered = unanswered;
+        standing.fault = self.fault.as_ref().filter(|_| unanswered > 0).map(ToString::to_string);
+    }
+
+    fn needs_person(&self, unanswered: u32) -> Option<AttentionReason> {
+        match &self.fault {
+            Some(CallFault::Unknown(unknown)) if unknown.reason == UnknownReason::WindowOver => {
+                Some(AttentionReason::WindowOver)
+            }
+            _ => (unanswered >= ATTENTION_AFTER).then_some(AttentionReason::NoAnswer),
+        }
+    }
+
     /// Whether it stands; what found no room is tried again later.
-    async fn mark(&self, reason: String) -> bool {
-        let marked = self.sagas.mark(self.id, reason).await;
+    async fn mark_unanswered(&self, reason: AttentionReason, unanswered: u32) -> bool {
+        let sagas = self.sagas.clone();
+        let doing = self.walk.next(&|contract| sagas.world().place(contract));
+        let place = place_name(&self.plan, &doing);
+        let fault = self.fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+        self.mark(reason, format!("`{place}` has had no certain answer {unanswered} times{fault}")).await
+    }
+
+    async fn mark(&self, reason: AttentionReason, detail: String) -> bool {
+        let marked = self.sagas.mark(self.id, Attention::new(reason, detail)).await;
         marked.inspect_err(|fault| self.warn("cannot mark for attention", fault)).is_ok()
     }
 
     fn warn(&self, what: &str, fault: &CallFault) {
-        tracing::warn!(saga = self.id.seq, plan = self.plan.name, "{what}: {fault}");
+        tracing::warn!(saga = %self.name(), plan = self.plan.name, "{what}: {fault}");
     }
 
     async fn pause(&self, unanswered: u32) {
@@ -256,8 +307,7 @@ impl<W: World> Drive<W> {
                 return None;
             }
             Err(fault) => {
-                tracing::warn!(saga = self.id.seq, plan = self.plan.name, "run {steps:?}: {fault}");
-                return Some(Heard::Nothing);
+                return Some(self.nothing(steps.start, &fault));
             }
         };
         self.begin = None;
@@ -396,9 +446,9 @@ impl<W: World> Drive<W> {
                 Heard::Ended
             }
             Ok(None) => {
-                let reason =
+                let detail =
                     "a participant holds this saga for ended, and has forgotten its steps".to_owned();
-                self.mark(reason).await;
+                self.mark(AttentionReason::HeldForEnded, detail).await;
                 Heard::Nothing
             }
             Err(fault) => self.nothing(self.walk.frontier().min(self.plan.steps.len() - 1), &fault),
@@ -418,9 +468,10 @@ impl<W: World> Drive<W> {
         Heard::Done(steps)
     }
 
-    fn nothing(&self, step: usize, fault: &CallFault) -> Heard {
+    fn nothing(&mut self, step: usize, fault: &CallFault) -> Heard {
         let step = self.plan.steps[step].name;
-        tracing::warn!(saga = self.id.seq, plan = self.plan.name, step, "no certain answer: {fault}");
+        tracing::warn!(saga = %self.name(), plan = self.plan.name, step, "no certain answer: {fault}");
+        self.fault = Some(fault.clone());
         Heard::Nothing
     }
 

@@ -121,7 +121,9 @@ pub(super) fn known(facts: &Facts, step: usize) -> Option<&(dyn Any + Send + Syn
 }
 
 pub(super) fn aborted(plan: &PlanModel, step: usize) -> SagaEnd {
-    let detail =
-        format!("step `{}` of `{}` could not be reached and was sealed", plan.steps[step].name, plan.name);
+    let detail = format!(
+        "step `{}` of `{}` was sealed before it ran, and never will",
+        plan.steps[step].name, plan.name
+    );
     SagaEnd::Aborted(NotRun::new(NotRunReason::Aborted, detail))
 }

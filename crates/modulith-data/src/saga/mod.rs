@@ -4,11 +4,15 @@
 //! ended; after a crash it walks the plan again and every finished step answers from its inbox.
 
 mod ask;
+mod attention;
 mod drive;
 mod local;
+mod name;
 mod numbers;
+mod operator;
 mod run;
 mod sagas;
+mod seen;
 mod table;
 mod walk;
 
@@ -17,9 +21,13 @@ use std::sync::Arc;
 use modulith_core::{AnyBox, ClientKey};
 
 pub use ask::{Ask, Asked, Bytes, Told};
+pub use attention::{ATTENTION_CHARS_MAX, Attention, AttentionReason};
 pub use drive::Drive;
+pub use name::{NoSagaName, SagaName};
+pub use operator::{OrderError, Standing};
 pub use run::{Modules, Run, RunEnd, SagaId, StepDone, run_steps};
-pub use sagas::{Answered, ResumeError, Sagas, WALKS_MAX};
+pub use sagas::{Answered, Sagas, WALKS_MAX};
+pub use seen::{SagaContents, SagaFilter, SagaRow, SagaState};
 pub use table::{Begun, NewSaga, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
 pub use walk::{Heard, Next, Place, Walk};
 

@@ -5,7 +5,6 @@
 //! has the threads: the runtime, or a simulator.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -14,10 +13,13 @@ use modulith_core::{
     decode,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::attention::{Attention, AttentionReason};
 use super::drive::Drive;
+use super::name::SagaName;
 use super::numbers::Numbers;
+use super::operator::Orders;
 use super::run::SagaId;
 use super::table::{Begun, NewSaga, OpenSaga, SagaTable, Stored};
 use super::walk::Walk;
@@ -41,7 +43,10 @@ pub struct Sagas<W> {
     pub(super) participant: Arc<Participant<W>>,
     plans: BTreeMap<&'static str, PlanRoom>,
     numbers: Numbers,
-    orders: Mutex<HashMap<SagaId, Arc<Orders>>>,
+    /// The sagas that are walked here, with what is asked of their walks.
+    pub(super) walked: Mutex<HashMap<SagaId, Arc<Orders>>>,
+    /// Held by who decides that a saga is walked again, so that no two do.
+    pub(super) ordering: tokio::sync::Mutex<()>,
     /// Sagas that a command of the module began; committed, and to be driven.
     started: mpsc::UnboundedSender<Drive<W>>,
     this: OnceLock<Weak<Self>>,
@@ -53,17 +58,18 @@ struct PlanRoom {
     room: Arc<Semaphore>,
 }
 
-/// What an operator asks of a walk.
-#[derive(Default)]
-pub(super) struct Orders {
-    /// Turn back, if the pivot is not done.
-    pub(super) abort: AtomicBool,
-    /// Do not wait for the end of a pause.
-    pub(super) wake: Notify,
-}
-
 /// Where the answer of a saga arrives: at its pivot, or when it has turned back.
 pub type Answered = oneshot::Receiver<Result<SagaEnd, CallFault>>;
+
+impl<W> Sagas<W> {
+    /// Nobody drives this walk any more.
+    pub(super) fn left(&self, id: SagaId, orders: &Arc<Orders>) {
+        let mut walked = self.walked.lock();
+        if walked.get(&id).is_some_and(|known| Arc::ptr_eq(known, orders)) {
+            walked.remove(&id);
+        }
+    }
+}
 
 impl<W: World> Sagas<W> {
     /// The receiver gives the sagas that commands begin.
@@ -83,7 +89,8 @@ impl<W: World> Sagas<W> {
             participant,
             plans: plans.collect(),
             numbers: Numbers::new(module, identity),
-            orders: Mutex::default(),
+            walked: Mutex::default(),
+            ordering: tokio::sync::Mutex::default(),
             started,
             this: OnceLock::new(),
         });
@@ -158,7 +165,7 @@ impl<W: World> Sagas<W> {
         room: Option<OwnedSemaphorePermit>,
     ) -> Drive<W> {
         let orders = Arc::new(Orders::default());
-        self.orders.lock().insert(id, orders.clone());
+        self.walked.lock().insert(id, orders.clone());
         Drive {
             sagas: self.clone(),
             id,
@@ -169,6 +176,7 @@ impl<W: World> Sagas<W> {
             end: None,
             reply: None,
             resumed: false,
+            fault: None,
             orders,
             _room: room,
         }
@@ -176,7 +184,6 @@ impl<W: World> Sagas<W> {
 
     /// The saga's walk is over, and its end is on disk, or it was never begun.
     pub(super) fn over(&self, id: SagaId) {
-        self.orders.lock().remove(&id);
         if id.src == self.numbers.src {
             self.numbers.end(id.seq);
         }
@@ -199,6 +206,7 @@ impl<W: World> Sagas<W> {
     ///
     /// The database is broken, so that the process has to end.
     pub async fn unfinished(self: &Arc<Self>) -> Result<Vec<Drive<W>>, CallFault> {
+        let _one = self.ordering.lock().await;
         let mut open = loop {
             let sagas = self.clone();
             let read = move |session: &mut dyn Session| {
@@ -218,19 +226,18 @@ impl<W: World> Sagas<W> {
         open.retain(|saga| self.numbers.is_earlier(saga.id));
         let ours = open.iter().map(|saga| saga.id).filter(|id| id.src == self.numbers.src);
         self.numbers.swept(ours.map(|id| id.seq));
+        // Nor is walked twice what an operator resumed meanwhile.
+        open.retain(|saga| !self.walked.lock().contains_key(&saga.id));
         let mut drives = Vec::new();
         for saga in open {
             let id = saga.id;
             match self.resumed(saga) {
                 Ok(drive) => drives.push(drive),
-                Err(reason) => {
-                    tracing::error!(module = self.module, saga = id.seq, "{reason}");
-                    if let Err(fault) = self.mark(id, reason).await {
-                        tracing::error!(
-                            module = self.module,
-                            saga = id.seq,
-                            "cannot mark for attention: {fault}"
-                        );
+                Err(attention) => {
+                    let saga = SagaName::of(self.module, id);
+                    tracing::error!(%saga, "{attention}");
+                    if let Err(fault) = self.mark(id, attention).await {
+                        tracing::error!(%saga, "cannot mark for attention: {fault}");
                     }
                 }
             }
@@ -238,20 +245,30 @@ impl<W: World> Sagas<W> {
         Ok(drives)
     }
 
-    fn resumed(self: &Arc<Self>, saga: OpenSaga) -> Result<Drive<W>, String> {
-        let known = self.plans.get(&*saga.plan).map(|known| &known.plan);
-        let known = known
-            .filter(|plan| i64::from(plan.version) == saga.version && plan.fingerprint == saga.fingerprint);
-        let plan = known.cloned().ok_or_else(|| {
-            format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version)
+    pub(super) fn plan(&self, name: &str, version: i64, fingerprint: i64) -> Option<&Arc<PlanModel>> {
+        let plan = &self.plans.get(name)?.plan;
+        (i64::from(plan.version) == version && plan.fingerprint == fingerprint).then_some(plan)
+    }
+
+    /// The plan of a saga that this process can walk, or why it cannot.
+    pub(super) fn walkable(&self, saga: &OpenSaga) -> Result<&Arc<PlanModel>, Attention> {
+        let plan = self.plan(&saga.plan, saga.version, saga.fingerprint).ok_or_else(|| {
+            let detail =
+                format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version);
+            Attention::new(AttentionReason::PlanUnknown, detail)
         })?;
         if saga.attempts > WALKS_MAX {
-            return Err(format!(
-                "the process ended {WALKS_MAX} times in a row while it walked this saga; resume it by hand"
-            ));
+            let detail = format!("the process ended {WALKS_MAX} times in a row while it walked this saga");
+            return Err(Attention::new(AttentionReason::ProcessEnds, detail));
         }
-        let input = (plan.decode_input)(&saga.input).map_err(|fault| fault.message)?;
-        let end = saga.answer.map(|bytes| decode(&bytes)).transpose().map_err(|fault| fault.message)?;
+        Ok(plan)
+    }
+
+    pub(super) fn resumed(self: &Arc<Self>, saga: OpenSaga) -> Result<Drive<W>, Attention> {
+        let plan = self.walkable(&saga)?.clone();
+        let unreadable = |fault: Fault| Attention::new(AttentionReason::Unreadable, fault.message);
+        let input = (plan.decode_input)(&saga.input).map_err(unreadable)?;
+        let end = saga.answer.map(|bytes| decode(&bytes)).transpose().map_err(unreadable)?;
         let walk = match saga.frontier {
             Some(frontier) => Walk::backward(plan.clone(), frontier),
             None => Walk::forward(plan.clone()),
@@ -263,52 +280,13 @@ impl<W: World> Sagas<W> {
     }
 
     /// Marks a saga for a person to look at. The low-water mark does not wait for it any more.
-    pub(super) async fn mark(self: &Arc<Self>, id: SagaId, reason: String) -> Result<(), CallFault> {
+    pub(super) async fn mark(self: &Arc<Self>, id: SagaId, attention: Attention) -> Result<(), CallFault> {
         if id.src == self.numbers.src {
             self.numbers.pass(id.seq);
         }
         let sagas = self.clone();
-        let work = move |session: &mut dyn Session| sagas.table.attention(session, id, &reason);
+        let work = move |session: &mut dyn Session| sagas.table.attention(session, id, &attention);
         self.world().commit(Urgency::Reserved, work).await
-    }
-
-    /// Lets an open saga go on at once: a walk that waits is woken; one that was left alone is driven again, from
-    /// the drive that this returns.
-    ///
-    /// # Errors
-    ///
-    /// Why it cannot be walked.
-    pub async fn resume(self: &Arc<Self>, id: SagaId) -> Result<Option<Drive<W>>, ResumeError> {
-        if let Some(orders) = self.orders.lock().get(&id) {
-            orders.wake.notify_one();
-            return Ok(None);
-        }
-        let sagas = self.clone();
-        let read = move |session: &mut dyn Session| {
-            let open = {
-                let now_ms = session.now_ms();
-                sagas.table.open(&Snapshot::new(session.statements(), now_ms))?
-            };
-            sagas.table.survived(session, id)?;
-            Ok(open.into_iter().find(|saga| saga.id == id))
-        };
-        let found = self.world().commit(Urgency::Reserved, read).await?;
-        let mut saga = found.ok_or(ResumeError::NotOpen)?;
-        saga.attempts = 0;
-        self.resumed(saga).map(Some).map_err(ResumeError::Unwalkable)
-    }
-
-    /// Asks an open saga to turn back. It does so unless its pivot is done, and only after its first step that is
-    /// not known to be done is sealed: what has happened is undone, what has not never will.
-    ///
-    /// # Errors
-    ///
-    /// [`ResumeError::NotOpen`]: no walk of this saga runs here; resume it first.
-    pub fn abort(&self, id: SagaId) -> Result<(), ResumeError> {
-        let orders = self.orders.lock().get(&id).cloned().ok_or(ResumeError::NotOpen)?;
-        orders.abort.store(true, Ordering::Relaxed);
-        orders.wake.notify_one();
-        Ok(())
     }
 
     /// Deletes sagas whose retention is over, a bounded number with each commit, and tells the participant of this
@@ -327,17 +305,6 @@ impl<W: World> Sagas<W> {
         }
         Ok(())
     }
-}
-
-/// Why a saga cannot be resumed or turned back.
-#[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
-    #[error("no saga of this number is open here")]
-    NotOpen,
-    #[error("{0}")]
-    Unwalkable(String),
-    #[error("{0}")]
-    Call(#[from] CallFault),
 }
 
 /// A saga begun by a command: its row is written in the command's transaction, and it is driven once that has

@@ -5,7 +5,9 @@ use modulith_core::{
 };
 use ring::hmac;
 
+use super::attention::Attention;
 use super::run::SagaId;
+use super::seen::SeenSql;
 use crate::inbox::{PRUNED_AT_ONCE, execute};
 use crate::session::Session;
 use crate::sqlite::Identity;
@@ -19,21 +21,24 @@ pub struct SagaTable {
     answer: String,
     attempt: String,
     survived: String,
+    clear: String,
     attention: String,
     ended: String,
     open: String,
+    open_one: String,
     counts: String,
     prune: String,
+    seen: SeenSql,
     secret: hmac::Key,
 }
 
 /// Ended sagas, and with them their clients' keys, are kept for 7 days.
 pub const SAGAS_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
-const RUNNING: i64 = 0;
-const ABORTING: i64 = 1;
-const DONE: i64 = 2;
-const ABORTED: i64 = 3;
+pub(super) const RUNNING: i64 = 0;
+pub(super) const ABORTING: i64 = 1;
+pub(super) const DONE: i64 = 2;
+pub(super) const ABORTED: i64 = 3;
 
 /// A saga that begins.
 pub struct NewSaga<'a> {
@@ -107,6 +112,10 @@ impl SagaTable {
             }
             false => "true".to_owned(),
         };
+        let open = format!(
+            "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
+             FROM {module}__saga"
+        );
         Self {
             begin: format!(
                 "INSERT INTO {module}__saga
@@ -121,11 +130,10 @@ impl SagaTable {
             attempt: format!("UPDATE {module}__saga SET attempts = attempts + 1 {key}"),
             survived: format!("UPDATE {module}__saga SET attempts = 0 {key}"),
             attention: format!("UPDATE {module}__saga SET attention = $3 {key} AND state < {DONE}"),
+            clear: format!("UPDATE {module}__saga SET attempts = 0, attention = NULL {key}"),
             ended: format!("SELECT answer FROM {module}__saga {key} AND state >= {DONE}"),
-            open: format!(
-                "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
-                 FROM {module}__saga WHERE state < {DONE} ORDER BY src, seq"
-            ),
+            open_one: format!("{open} {key} AND state < {DONE}"),
+            open: format!("{open} WHERE state < {DONE} ORDER BY src, seq"),
             counts: format!(
                 "SELECT count(*), coalesce(sum(CASE WHEN attention IS NULL THEN 0 ELSE 1 END), 0)
                  FROM {module}__saga WHERE state < {DONE}"
@@ -138,6 +146,7 @@ impl SagaTable {
                                         ORDER BY src, seq LIMIT {PRUNED_AT_ONCE}) AS oldest
                   WHERE state >= {DONE} AND ended < $1)"
             ),
+            seen: SeenSql::new(module),
             secret: hmac::Key::new(hmac::HMAC_SHA256, &identity.secret),
         }
     }
@@ -251,29 +260,33 @@ impl SagaTable {
     }
 
     /// Marks a saga for a person to look at, with the reason. It goes on being tried.
-    pub fn attention(&self, session: &mut dyn Session, id: SagaId, reason: &str) -> Result<(), Fault> {
-        execute(session, &self.attention, (id.src, id.seq, reason)).map(drop)
+    pub fn attention(
+        &self,
+        session: &mut dyn Session,
+        id: SagaId,
+        attention: &Attention,
+    ) -> Result<(), Fault> {
+        execute(session, &self.attention, (id.src, id.seq, attention.to_string())).map(drop)
+    }
+
+    /// Takes the mark away, and begins the count of walks anew.
+    pub fn clear(&self, session: &mut dyn Session, id: SagaId) -> Result<(), Fault> {
+        execute(session, &self.clear, (id.src, id.seq)).map(drop)
+    }
+
+    pub(super) fn seen(&self) -> &SeenSql {
+        &self.seen
     }
 
     /// Sagas that have not ended.
     pub fn open(&self, db: &Snapshot<'_>) -> Result<Vec<OpenSaga>, Fault> {
         let rows: Vec<OpenRow> = db.rows(&self.open, ())?;
-        let saga =
-            |(src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts): OpenRow| {
-                let frontier =
-                    frontier.filter(|_| state == ABORTING).and_then(|step| usize::try_from(step).ok());
-                OpenSaga {
-                    id: SagaId { src, seq },
-                    plan,
-                    version,
-                    fingerprint,
-                    input,
-                    frontier,
-                    answer,
-                    attempts,
-                }
-            };
-        Ok(rows.into_iter().map(saga).collect())
+        Ok(rows.into_iter().map(open_saga).collect())
+    }
+
+    /// One of them.
+    pub fn open_one(&self, db: &Snapshot<'_>, id: SagaId) -> Result<Option<OpenSaga>, Fault> {
+        Ok(db.row(&self.open_one, (id.src, id.seq))?.map(open_saga))
     }
 
     /// How many sagas have not ended, and how many of these need attention.
@@ -286,6 +299,12 @@ impl SagaTable {
         let before = session.now_ms() - SAGAS_KEPT_MS;
         execute(session, &self.prune, (before,))
     }
+}
+
+fn open_saga(row: OpenRow) -> OpenSaga {
+    let (src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts) = row;
+    let frontier = frontier.filter(|_| state == ABORTING).and_then(|step| usize::try_from(step).ok());
+    OpenSaga { id: SagaId { src, seq }, plan, version, fingerprint, input, frontier, answer, attempts }
 }
 
 fn stored((state, body, answer): FoundRow, wanted: &[u8]) -> Result<Stored, Fault> {

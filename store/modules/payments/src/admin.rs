@@ -5,7 +5,7 @@ use modulith::http::{Json, Problem, Query, Router, get};
 use modulith::{Answer, Links, Never, Snapshot, contract};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store_payments_contract::PaymentId;
+use store_payments_contract::{ChargeId, PaymentId};
 
 pub(crate) fn routes(links: &Links) -> Router {
     Router::new()
@@ -54,6 +54,7 @@ pub(crate) struct LedgerPayment {
     id: PaymentId,
     paid_minor: i64,
     repaid_minor: i64,
+    charge: Option<ChargeId>,
 }
 
 pub(crate) struct LedgerBook;
@@ -78,13 +79,12 @@ impl Ledger for LedgerBook {
     fn payments(&self, db: &Snapshot<'_>, page: LedgerPage) -> Answer<Vec<LedgerPayment>, Never> {
         let after = page.after.unwrap_or(PaymentId(Default::default()));
         let rows = db.rows(
-            "SELECT id, amount_minor, repaid_minor FROM payments_payment
+            "SELECT id, amount_minor, repaid_minor, charge FROM payments_payment
              WHERE id > $1 AND credited_at IS NULL ORDER BY id LIMIT 1000",
             (after,),
         )?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, paid_minor, repaid_minor)| LedgerPayment { id, paid_minor, repaid_minor })
-            .collect())
+        let payment =
+            |(id, paid_minor, repaid_minor, charge)| LedgerPayment { id, paid_minor, repaid_minor, charge };
+        Ok(rows.into_iter().map(payment).collect())
     }
 }
