@@ -18,7 +18,7 @@ mod walk;
 
 use std::sync::Arc;
 
-use modulith_core::{AnyBox, ClientKey};
+use modulith_core::AnyBox;
 
 pub use ask::{Ask, Asked, Bytes, Told};
 pub use attention::{ATTENTION_CHARS_MAX, Attention, AttentionReason};
@@ -28,7 +28,7 @@ pub use operator::{OrderError, Standing};
 pub use run::{Modules, Run, RunEnd, SagaId, StepDone, run_steps};
 pub use sagas::{Answered, Sagas, WALKS_MAX};
 pub use seen::{SagaContents, SagaFilter, SagaRow, SagaState};
-pub use table::{Begun, NewSaga, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored};
+pub use table::{Begun, NewSaga, OpenSaga, SAGAS_KEPT_MS, SagaTable, Stored, StoredKey};
 pub use walk::{Heard, Next, Place, Walk};
 
 /// A saga's input and the answers known so far. Cheap to clone into the writer's thread.
@@ -42,5 +42,5 @@ struct Facts {
 #[derive(Clone)]
 struct Begin {
     input: Arc<Vec<u8>>,
-    key: Option<ClientKey>,
+    key: Option<StoredKey>,
 }

@@ -136,6 +136,7 @@ impl<W: World> Sagas<W> {
         key: Option<ClientKey>,
     ) -> Result<(Drive<W>, Answered), NotRun> {
         let (plan, room) = self.room(plan)?;
+        let key = key.map(|key| self.table.keyed(&key));
         let begin = Begin { input: Arc::new((plan.encode_input)(input.as_ref())?), key };
         let (reply, answered) = oneshot::channel();
         let id = SagaId { src: self.numbers.src, seq: self.numbers.begin() };
@@ -195,7 +196,7 @@ impl<W: World> Sagas<W> {
     ///
     /// *Not run*: it still runs, or the key stands for another request.
     pub fn find(&self, db: &Snapshot<'_>, key: &ClientKey) -> Result<Option<SagaEnd>, NotRun> {
-        self.table.find(db, key)?.map(Stored::into_end).transpose()
+        self.table.find(db, &self.table.keyed(key))?.map(Stored::into_end).transpose()
     }
 
     /// Every saga that has not ended, to be driven again. They were in flight before, so they are bounded like

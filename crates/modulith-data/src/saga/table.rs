@@ -40,12 +40,19 @@ pub(super) const ABORTING: i64 = 1;
 pub(super) const DONE: i64 = 2;
 pub(super) const ABORTED: i64 = 3;
 
+/// A client's key as it is stored: keyed with the database's secret, so that what was digested cannot be guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredKey {
+    name: [u8; 16],
+    body: [u8; 16],
+}
+
 /// A saga that begins.
 pub struct NewSaga<'a> {
     pub id: SagaId,
     pub plan: &'a PlanModel,
     pub input: &'a [u8],
-    pub key: Option<&'a ClientKey>,
+    pub key: Option<&'a StoredKey>,
 }
 
 fn ended_state(end: &SagaEnd) -> i64 {
@@ -151,8 +158,14 @@ impl SagaTable {
         }
     }
 
-    fn keyed(&self, digest: &[u8; 32]) -> Vec<u8> {
-        hmac::sign(&self.secret, digest).as_ref()[..16].to_vec()
+    /// Costs two HMACs, so it is done before the work that goes to the one writer.
+    pub fn keyed(&self, key: &ClientKey) -> StoredKey {
+        let keyed = |digest: &[u8; 32]| {
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&hmac::sign(&self.secret, digest).as_ref()[..16]);
+            bytes
+        };
+        StoredKey { name: keyed(&key.name), body: keyed(&key.body) }
     }
 
     /// Records that a saga begins. Its version and its plan's structure are pinned.
@@ -184,13 +197,13 @@ impl SagaTable {
     ) -> Result<Begun, Fault> {
         let NewSaga { id, plan, input, key } = saga;
         let now_ms = session.now_ms();
-        let (client, body) = (key.map(|key| self.keyed(&key.name)), key.map(|key| self.keyed(&key.body)));
+        let (client, body) = (key.map(|key| &key.name[..]), key.map(|key| &key.body[..]));
         let (answer, ended) = (end.map(encode).transpose()?, (state >= DONE).then_some(now_ms));
         let row = (
             id.src,
             id.seq,
-            &client,
-            &body,
+            client,
+            body,
             plan.name,
             plan.version,
             plan.fingerprint,
@@ -204,9 +217,9 @@ impl SagaTable {
             return Ok(Begun::New);
         }
         let found: Option<FoundRow> =
-            Snapshot::new(session.statements(), now_ms).row(&self.find_client, (&client,))?;
+            Snapshot::new(session.statements(), now_ms).row(&self.find_client, (client,))?;
         match (found, body) {
-            (Some(found), Some(body)) => stored(found, &body).map(Begun::Before),
+            (Some(found), Some(body)) => stored(found, body).map(Begun::Before),
             // Its successor has looked for unfinished sagas already, and would count this one as ended.
             _ => Err(Fault::new(
                 modulith_core::FaultKind::Denied,
@@ -216,9 +229,9 @@ impl SagaTable {
     }
 
     /// What stands under a client's key.
-    pub fn find(&self, db: &Snapshot<'_>, key: &ClientKey) -> Result<Option<Stored>, Fault> {
-        let found: Option<FoundRow> = db.row(&self.find_client, (self.keyed(&key.name),))?;
-        found.map(|found| stored(found, &self.keyed(&key.body))).transpose()
+    pub fn find(&self, db: &Snapshot<'_>, key: &StoredKey) -> Result<Option<Stored>, Fault> {
+        let found: Option<FoundRow> = db.row(&self.find_client, (&key.name[..],))?;
+        found.map(|found| stored(found, &key.body)).transpose()
     }
 
     /// Records that the saga turned back at `frontier`. From here the abort is final.
