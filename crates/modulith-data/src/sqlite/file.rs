@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::error::OpenError;
 use super::guard::Guard;
 use super::reader;
-use super::statements::configure;
+use super::statements::{Prepared, configure};
 use super::work;
 use super::writer::{self, Queue, Urgency, WriterLimits};
 use crate::migrate::{self, Migration};
@@ -83,8 +83,10 @@ impl Database {
         prepare(path, &connection)?;
         let guard = Arc::new(Guard::default());
         guard.install(&mut connection).map_err(sqlite)?;
+        let prepared = Prepared::new(connection);
         let identity =
-            work::with_setup_session(&connection, &guard, |session| set_up(path, session, modules), sqlite)?;
+            work::with_setup_session(&prepared, &guard, |session| set_up(path, session, modules), sqlite)?;
+        let connection = prepared.into_connection();
         connection.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
         if Protection::CheckpointOnOpen.is_on() {
             checkpoint(path, &connection)?;
@@ -95,7 +97,7 @@ impl Database {
             .name("modulith-writer".into())
             .spawn({
                 let queue = queue.clone();
-                move || writer::run(&connection, &guard, &queue)
+                move || writer::run(connection, &guard, &queue)
             })
             .map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
         Ok(Self {

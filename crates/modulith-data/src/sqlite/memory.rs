@@ -13,14 +13,14 @@ use rusqlite::Connection;
 use super::error::OpenError;
 use super::file::{Identity, set_up};
 use super::guard::Guard;
-use super::statements::{Rights, configure};
+use super::statements::{Prepared, Rights, configure};
 use super::work::{Hooks, Ran, TakenBack, WriteSession, control, run_work, with_setup_session};
 use crate::migrate::Migration;
 use crate::session::Session;
 
 /// See the module's documentation.
 pub struct InMemory {
-    connection: Connection,
+    prepared: Prepared,
     guard: Arc<Guard>,
     identity: Cell<Identity>,
     tables: Vec<Table>,
@@ -55,10 +55,11 @@ impl InMemory {
         connection.pragma_update(None, "foreign_keys", "ON").map_err(sqlite)?;
         let guard = Arc::new(Guard::default());
         guard.install(&mut connection).map_err(sqlite)?;
+        let prepared = Prepared::new(connection);
         let identity =
-            with_setup_session(&connection, &guard, |session| set_up(path, session, modules), sqlite)?;
+            with_setup_session(&prepared, &guard, |session| set_up(path, session, modules), sqlite)?;
         let mut database = Self {
-            connection,
+            prepared,
             guard,
             identity: Cell::new(identity),
             tables: Vec::new(),
@@ -70,20 +71,24 @@ impl InMemory {
 
     fn remember_seeds(&mut self) -> rusqlite::Result<()> {
         let names: Vec<String> = self
+            .prepared
             .connection
             .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'modulith\\_\\_%' ESCAPE '\\'")?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        self.connection.execute_batch("ATTACH ':memory:' AS seed")?;
+        self.prepared.connection.execute_batch("ATTACH ':memory:' AS seed")?;
         for name in names {
-            let rows: i64 =
-                self.connection
-                    .query_row(&format!("SELECT count(*) FROM main.{name}"), [], |row| row.get(0))?;
+            let rows: i64 = self.prepared.connection.query_row(
+                &format!("SELECT count(*) FROM main.{name}"),
+                [],
+                |row| row.get(0),
+            )?;
             if rows > 0 {
-                self.connection
+                self.prepared
+                    .connection
                     .execute_batch(&format!("CREATE TABLE seed.{name} AS SELECT * FROM main.{name}"))?;
             }
-            let keys: i64 = self.connection.query_row(
+            let keys: i64 = self.prepared.connection.query_row(
                 &format!("SELECT count(*) FROM pragma_foreign_key_list('{name}')"),
                 [],
                 |row| row.get(0),
@@ -105,7 +110,7 @@ impl InMemory {
     ///
     /// SQLite's.
     pub fn reopen(&self) -> rusqlite::Result<Identity> {
-        control(&self.connection, "UPDATE modulith__identity SET incarnation = incarnation + 1")?;
+        control(&self.prepared.connection, "UPDATE modulith__identity SET incarnation = incarnation + 1")?;
         let mut identity = self.identity.get();
         identity.incarnation += 1;
         self.identity.set(identity);
@@ -125,8 +130,8 @@ impl InMemory {
         let lost = |error: rusqlite::Error| {
             CallFault::from(NotRun::new(modulith_core::NotRunReason::Fault, error.to_string()))
         };
-        control(&self.connection, "BEGIN IMMEDIATE").map_err(lost)?;
-        let mut session = WriteSession::new(Rights::new(&self.connection, &self.guard), TakenBack::Alone);
+        control(&self.prepared.connection, "BEGIN IMMEDIATE").map_err(lost)?;
+        let mut session = WriteSession::new(Rights::new(&self.prepared, &self.guard), TakenBack::Alone);
         session.now_ms = now_ms;
         let mut done = None;
         let ran = run_work(&mut session, |session| {
@@ -137,7 +142,7 @@ impl InMemory {
             Ran::Ok(hooks) => Ok(Pending { database: self, hooks, done }),
             Ran::Again => unreachable!("it can be taken back alone"),
             Ran::Failed(fault) => {
-                control(&self.connection, "ROLLBACK").map_err(lost)?;
+                control(&self.prepared.connection, "ROLLBACK").map_err(lost)?;
                 Err(fault)
             }
         }
@@ -150,7 +155,7 @@ impl InMemory {
         now_ms: i64,
         query: impl FnOnce(&Snapshot<'_>) -> T,
     ) -> T {
-        let mut rights = Rights::new(&self.connection, &self.guard);
+        let mut rights = Rights::new(&self.prepared, &self.guard);
         rights.act_as(module);
         query(&Snapshot::new(&mut rights, now_ms))
     }
@@ -161,22 +166,25 @@ impl InMemory {
     ///
     /// SQLite's.
     pub fn clear(&self) -> rusqlite::Result<()> {
-        control(&self.connection, "BEGIN IMMEDIATE")?;
+        control(&self.prepared.connection, "BEGIN IMMEDIATE")?;
         self.defer_foreign_keys()?;
         for Table { name, is_seeded } in &self.tables {
-            control(&self.connection, &format!("DELETE FROM main.{name}"))?;
+            control(&self.prepared.connection, &format!("DELETE FROM main.{name}"))?;
             if *is_seeded {
-                control(&self.connection, &format!("INSERT INTO main.{name} SELECT * FROM seed.{name}"))?;
+                control(
+                    &self.prepared.connection,
+                    &format!("INSERT INTO main.{name} SELECT * FROM seed.{name}"),
+                )?;
             }
         }
-        control(&self.connection, "COMMIT")
+        control(&self.prepared.connection, "COMMIT")
     }
 
     /// Tables are filled and emptied in any order. The statement expires every prepared one, so it is left out where
     /// it changes nothing.
     fn defer_foreign_keys(&self) -> rusqlite::Result<()> {
         if self.has_foreign_keys {
-            control(&self.connection, "PRAGMA defer_foreign_keys = ON")?;
+            control(&self.prepared.connection, "PRAGMA defer_foreign_keys = ON")?;
         }
         Ok(())
     }
@@ -188,15 +196,18 @@ impl InMemory {
     /// SQLite's.
     pub fn take_module(&self, from: &InMemory, module: &str) -> rusqlite::Result<()> {
         let prefix = format!("{module}_");
-        control(&self.connection, "BEGIN IMMEDIATE")?;
+        control(&self.prepared.connection, "BEGIN IMMEDIATE")?;
         self.defer_foreign_keys()?;
         for Table { name, .. } in self.tables.iter().filter(|table| table.name.starts_with(&prefix)) {
-            control(&self.connection, &format!("DELETE FROM main.{name}"))?;
-            let mut select = from.connection.prepare_cached(&format!("SELECT * FROM main.{name}"))?;
+            control(&self.prepared.connection, &format!("DELETE FROM main.{name}"))?;
+            let mut select =
+                from.prepared.connection.prepare_cached(&format!("SELECT * FROM main.{name}"))?;
             let columns = select.column_count();
             let places = (1..=columns).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
-            let mut insert =
-                self.connection.prepare_cached(&format!("INSERT INTO main.{name} VALUES ({places})"))?;
+            let mut insert = self
+                .prepared
+                .connection
+                .prepare_cached(&format!("INSERT INTO main.{name} VALUES ({places})"))?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
                 let values: Vec<rusqlite::types::Value> =
@@ -204,7 +215,7 @@ impl InMemory {
                 insert.execute(rusqlite::params_from_iter(values))?;
             }
         }
-        control(&self.connection, "COMMIT")
+        control(&self.prepared.connection, "COMMIT")
     }
 }
 
@@ -216,7 +227,7 @@ impl<T> Pending<'_, T> {
     /// *Not run*: a constraint that is checked at the commit.
     pub fn commit(mut self) -> Result<T, CallFault> {
         let done = self.done.take().expect("it is taken once, here");
-        match control(&self.database.connection, "COMMIT") {
+        match control(&self.database.prepared.connection, "COMMIT") {
             Ok(()) => {
                 self.hooks.end(true);
                 Ok(done)
@@ -233,7 +244,8 @@ impl<T> Drop for Pending<'_, T> {
     fn drop(&mut self) {
         if self.done.is_some() {
             self.hooks.end(false);
-            control(&self.database.connection, "ROLLBACK").expect("a transaction in memory rolls back");
+            control(&self.database.prepared.connection, "ROLLBACK")
+                .expect("a transaction in memory rolls back");
         }
     }
 }

@@ -10,10 +10,10 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::{described, is_damage};
 use super::guard::Guard;
-use super::statements::{Rights, configure};
+use super::statements::{Prepared, Rights, configure};
 
 struct Reader {
-    connection: Connection,
+    prepared: Prepared,
     guard: Arc<Guard>,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn with_snapshot<T>(
         readers.push((database, reader.clone()));
         Ok(reader)
     })?;
-    let mut rights = Rights::new(&reader.connection, &reader.guard);
+    let mut rights = Rights::new(&reader.prepared, &reader.guard);
     rights.act_as(module);
     let mut snapshot = Lazy { rights, open: false };
     Ok(read(&mut snapshot))
@@ -54,7 +54,7 @@ fn open(path: &Path) -> rusqlite::Result<Reader> {
     configure(&connection)?;
     let guard = Arc::new(Guard::default());
     guard.install(&mut connection)?;
-    Ok(Reader { connection, guard })
+    Ok(Reader { prepared: Prepared::new(connection), guard })
 }
 
 /// Begins at the first statement and ends when it goes out of scope.
@@ -66,7 +66,7 @@ struct Lazy<'c> {
 impl Lazy<'_> {
     fn begin(&mut self) -> Result<(), Fault> {
         if !self.open {
-            control(self.rights.connection, "BEGIN")?;
+            control(self.rights.connection(), "BEGIN")?;
             self.open = true;
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Statements for Lazy<'_> {
 impl Drop for Lazy<'_> {
     fn drop(&mut self) {
         if self.open
-            && let Err(fault) = control(self.rights.connection, "COMMIT")
+            && let Err(fault) = control(self.rights.connection(), "COMMIT")
         {
             tracing::error!("a read snapshot did not close: {fault}");
         }

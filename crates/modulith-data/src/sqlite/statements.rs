@@ -1,38 +1,77 @@
 //! Statements on one connection: cached per module and text, parameters by name.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use modulith_core::{Columns, Fault, FaultKind, Protection, Statements, Value};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, ErrorCode, Row};
+use rusqlite::{Connection, ErrorCode, Row, Statement};
 
 use super::error::{described, is_damage};
 use super::guard::Guard;
 
 /// What holds for every connection, of the writer and of readers.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     // Without it a statement whose plan may depend on a parameter's value is prepared again at each execution.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
-/// Prepared statements kept per connection.
+/// Prepared statements kept per connection and module: 256. One more, and all are prepared again.
 const STATEMENTS_KEPT: usize = 256;
+
+/// A connection with its prepared statements. Preparing one costs more than most of them run, so even finding it
+/// again has to be cheap: one look-up by text in the module's own table, and its parameters' order is known.
+pub(super) struct Prepared {
+    /// By owner. Dropped before the connection, since it stands before it.
+    kept: RefCell<Vec<(Option<Arc<str>>, HashMap<String, Kept>)>>,
+    pub(super) connection: Box<Connection>,
+}
+
+struct Kept {
+    statement: Statement<'static>,
+    /// For each of the statement's parameters, the place of its value: SQLite numbers `$n` by first appearance, so
+    /// `$2 … $1` would swap silently.
+    values: Vec<usize>,
+}
+
+impl Prepared {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { kept: RefCell::default(), connection: Box::new(connection) }
+    }
+
+    /// Gives the connection back, without what was prepared on it.
+    pub(super) fn into_connection(self) -> Connection {
+        drop(self.kept);
+        *self.connection
+    }
+
+    /// Prepares a statement that is not kept.
+    fn prepare(&self, sql: &str) -> rusqlite::Result<Statement<'static>> {
+        let statement = self.connection.prepare(sql)?;
+        // SAFETY: the statement borrows the connection, which is boxed, never moved out, and dropped after `kept`;
+        // what leaves this module borrows `self`.
+        Ok(unsafe { std::mem::transmute::<Statement<'_>, Statement<'static>>(statement) })
+    }
+}
 
 /// A connection with the rights of the framework or of one module.
 pub(super) struct Rights<'c> {
-    pub(super) connection: &'c Connection,
+    pub(super) prepared: &'c Prepared,
     pub(super) guard: &'c Guard,
     pub(super) module: Option<Arc<str>>,
     migrating: bool,
-    /// Where the cache key is put together: one allocation a connection instead of one a statement.
-    text: String,
 }
 
 impl<'c> Rights<'c> {
-    pub(super) fn new(connection: &'c Connection, guard: &'c Guard) -> Self {
-        Self { connection, guard, module: None, migrating: false, text: String::new() }
+    pub(super) fn new(prepared: &'c Prepared, guard: &'c Guard) -> Self {
+        Self { prepared, guard, module: None, migrating: false }
+    }
+
+    pub(super) fn connection(&self) -> &'c Connection {
+        &self.prepared.connection
     }
 
     /// From now on modules act with the rights of a migration.
@@ -45,67 +84,89 @@ impl<'c> Rights<'c> {
         self.module = module.cloned();
     }
 
-    /// The statement's text begins with the module in a comment, which makes rusqlite's cache, keyed by text,
-    /// one that is keyed by module and text.
-    fn prepare(&mut self, sql: &str) -> Result<CachedStatement<'c>, Fault> {
-        let prepared = match &self.module {
-            None => self.connection.prepare_cached(sql),
-            Some(module) => {
-                self.text.clear();
-                if Protection::StatementsPerModule.is_on() {
-                    for part in ["/*", module, "*/"] {
-                        self.text.push_str(part);
-                    }
-                }
-                self.text.push_str(sql);
-                if self.migrating {
-                    self.guard.migrate_as(Some(module));
-                } else {
-                    self.guard.act_as(Some(module));
-                }
-                let prepared = self.connection.prepare_cached(&self.text);
-                self.guard.act_as(None);
-                prepared
-            }
+    /// Runs `run` on the statement of this text with its values bound. The statement is one that was prepared with
+    /// the rights of the module that runs it now: the authorizer is asked when a statement is prepared, and then no
+    /// more.
+    fn with_statement<T>(
+        &self,
+        sql: &str,
+        params: &[Value<'_>],
+        run: impl FnOnce(&mut Statement<'static>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        if self.migrating {
+            // Kept, it would be found by the module's commands, which have other rights.
+            let mut once = self.prepare(sql)?;
+            bind(&mut once, params)?;
+            return run(&mut once.statement);
+        }
+        let mut kept = self.prepared.kept.borrow_mut();
+        let owner = self.module.as_ref().filter(|_| Protection::StatementsPerModule.is_on());
+        let at = kept.iter().position(|(other, _)| other.as_ref() == owner).unwrap_or_else(|| {
+            kept.push((owner.cloned(), HashMap::default()));
+            kept.len() - 1
+        });
+        let kept = &mut kept[at].1;
+        if kept.len() > STATEMENTS_KEPT {
+            kept.clear();
+        }
+        let found = match kept.entry_ref(sql) {
+            EntryRef::Occupied(found) => found.into_mut(),
+            EntryRef::Vacant(place) => place.insert(self.prepare(sql)?),
         };
-        prepared.map_err(|error| match self.guard.take_denied() {
+        bind(found, params)?;
+        let ran = run(&mut found.statement);
+        // A large value is not held on to until the next use.
+        found.statement.clear_bindings();
+        ran
+    }
+
+    fn prepare(&self, sql: &str) -> Result<Kept, Fault> {
+        if self.module.is_some() {
+            match self.migrating {
+                true => self.guard.migrate_as(self.module.as_ref()),
+                false => self.guard.act_as(self.module.as_ref()),
+            }
+        }
+        let prepared = self.prepared.prepare(sql);
+        self.guard.act_as(None);
+        let statement = prepared.map_err(|error| match self.guard.take_denied() {
             Some(reason) => Fault::new(FaultKind::Denied, reason),
             None => self.fault(&error, sql),
-        })
+        })?;
+        let numbers = (1..=statement.parameter_count()).map(|index| {
+            let name = statement.parameter_name(index)?.strip_prefix('$')?;
+            name.parse::<usize>().ok()?.checked_sub(1)
+        });
+        let values = numbers.collect::<Option<Vec<usize>>>();
+        let values =
+            values.ok_or_else(|| Fault::new(FaultKind::Statement, "parameters are written $1, $2, …"))?;
+        Ok(Kept { statement, values })
     }
 
     fn fault(&self, error: &rusqlite::Error, sql: &str) -> Fault {
         let kind = match error.sqlite_error_code() {
             _ if is_damage(error) => FaultKind::Corrupt,
-            _ if self.connection.is_autocommit() && self.module.is_some() => FaultKind::Lost,
+            _ if self.connection().is_autocommit() && self.module.is_some() => FaultKind::Lost,
             Some(ErrorCode::ConstraintViolation) => FaultKind::Constraint,
             Some(ErrorCode::TypeMismatch) => FaultKind::Type,
             Some(ErrorCode::TooBig | ErrorCode::OutOfMemory) => FaultKind::Limit,
             _ => FaultKind::Statement,
         };
         let owner = self.module.as_deref().unwrap_or("the framework");
-        let error = described(self.connection, error);
+        let error = described(self.connection(), error);
         Fault::new(kind, format!("statement of {owner}: {error}, in: {}", sql.trim()))
     }
 }
 
-/// Binds `$n` by name: SQLite numbers `$n` by first appearance, so `$2 … $1` would swap silently.
-fn bind(statement: &mut CachedStatement<'_>, params: &[Value<'_>]) -> Result<(), Fault> {
-    for index in 1..=statement.parameter_count() {
-        let number = statement
-            .parameter_name(index)
-            .and_then(|name| name.strip_prefix('$'))
-            .and_then(|number| number.parse::<usize>().ok());
-        let Some(value) = number.and_then(|number| params.get(number.wrapping_sub(1))) else {
-            let message = match number {
-                Some(number) => format!("parameter ${number} has no value; {} were given", params.len()),
-                None => "parameters are written $1, $2, …".to_owned(),
-            };
+fn bind(kept: &mut Kept, params: &[Value<'_>]) -> Result<(), Fault> {
+    for (index, place) in kept.values.iter().enumerate() {
+        let Some(value) = params.get(*place) else {
+            let message = format!("parameter ${} has no value; {} were given", place + 1, params.len());
             return Err(Fault::new(FaultKind::Statement, message));
         };
-        statement
-            .raw_bind_parameter(index, Bound(value))
-            .map_err(|error| Fault::new(FaultKind::Statement, format!("parameter {index}: {error}")))?;
+        kept.statement
+            .raw_bind_parameter(index + 1, Bound(value))
+            .map_err(|error| Fault::new(FaultKind::Statement, format!("parameter {}: {error}", index + 1)))?;
     }
     Ok(())
 }
@@ -148,19 +209,13 @@ impl Columns for Shown<'_, '_> {
 
 impl Statements for Rights<'_> {
     fn execute(&mut self, sql: &str, params: &[Value<'_>]) -> Result<u64, Fault> {
-        let mut statement = self.prepare(sql)?;
-        bind(&mut statement, params)?;
-        // Not raw_execute, which refuses a statement that returns rows: RETURNING is welcome everywhere.
-        let mut rows = statement.raw_query();
-        loop {
-            match rows.next() {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(error) => return Err(self.fault(&error, sql)),
-            }
-        }
-        drop(rows);
-        Ok(self.connection.changes())
+        self.with_statement(sql, params, |statement| {
+            // Not raw_execute, which refuses a statement that returns rows: RETURNING is welcome everywhere.
+            let mut rows = statement.raw_query();
+            while rows.next().map_err(|error| self.fault(&error, sql))?.is_some() {}
+            drop(rows);
+            Ok(self.connection().changes())
+        })
     }
 
     fn query(
@@ -169,26 +224,21 @@ impl Statements for Rights<'_> {
         params: &[Value<'_>],
         each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
-        let mut statement = self.prepare(sql)?;
-        bind(&mut statement, params)?;
-        let mut rows = statement.raw_query();
-        let mut wanted = true;
-        loop {
-            match rows.next() {
-                // A row that nobody wants is still stepped over: stopping an UPDATE … RETURNING early would
-                // leave the rest of its rows unchanged.
-                Ok(Some(row)) => {
-                    if wanted {
-                        wanted = each(&Shown(row))?;
-                        if !wanted && statement_is_read_only(row) {
-                            return Ok(());
-                        }
+        self.with_statement(sql, params, |statement| {
+            let mut rows = statement.raw_query();
+            let mut wanted = true;
+            while let Some(row) = rows.next().map_err(|error| self.fault(&error, sql))? {
+                // A row that nobody wants is still stepped over: stopping an UPDATE … RETURNING early would leave
+                // the rest of its rows unchanged.
+                if wanted {
+                    wanted = each(&Shown(row))?;
+                    if !wanted && statement_is_read_only(row) {
+                        break;
                     }
                 }
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(self.fault(&error, sql)),
             }
-        }
+            Ok(())
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use modulith_core::{
 use rusqlite::{Connection, ffi};
 
 use super::guard::Guard;
-use super::statements::Rights;
+use super::statements::{Prepared, Rights};
 use crate::clock::now_ms;
 use crate::session::Session;
 
@@ -44,7 +44,7 @@ pub(super) fn run_work(
     session: &mut WriteSession<'_>,
     run: impl FnOnce(&mut dyn Session) -> Result<(), Fault>,
 ) -> Ran {
-    let connection = session.rights.connection;
+    let connection = session.rights.connection();
     let alone = session.taken_back == TakenBack::Alone;
     if alone && let Err(error) = control(connection, "SAVEPOINT work") {
         return not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}")));
@@ -149,7 +149,7 @@ impl<'c> WriteSession<'c> {
     }
 
     fn rollback_savepoint(&mut self) -> rusqlite::Result<()> {
-        control(self.rights.connection, "ROLLBACK TO work")
+        control(self.rights.connection(), "ROLLBACK TO work")
     }
 }
 
@@ -192,14 +192,15 @@ impl Session for WriteSession<'_> {
 
 /// A session outside of the queue, for opening a database: migrations run in it.
 pub(super) fn with_setup_session<T, E>(
-    connection: &Connection,
+    prepared: &Prepared,
     guard: &Guard,
     setup: impl FnOnce(&mut dyn Session) -> Result<T, E>,
     failed: impl Fn(rusqlite::Error) -> E,
 ) -> Result<T, E> {
+    let connection = &prepared.connection;
     control(connection, "BEGIN IMMEDIATE").map_err(&failed)?;
     control(connection, "SAVEPOINT work").map_err(&failed)?;
-    let mut session = WriteSession::new(Rights::new(connection, guard).migrating(), TakenBack::Alone);
+    let mut session = WriteSession::new(Rights::new(prepared, guard).migrating(), TakenBack::Alone);
     match setup(&mut session) {
         Ok(done) => {
             control(connection, "RELEASE work").map_err(&failed)?;

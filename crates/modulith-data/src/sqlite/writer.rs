@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::error::described;
 use super::guard::Guard;
-use super::statements::Rights;
+use super::statements::{Prepared, Rights};
 use super::work::{Hooks, Ran, TakenBack, WriteSession, control, not_run, run_work};
 use crate::session::Session;
 
@@ -199,10 +199,11 @@ impl Queue {
 }
 
 /// The writer's thread, until the queue is stopped and empty.
-pub(super) fn run(connection: &Connection, guard: &Guard, queue: &Queue) {
+pub(super) fn run(connection: Connection, guard: &Guard, queue: &Queue) {
+    let prepared = Prepared::new(connection);
     let (mut batch, mut careful) = (VecDeque::new(), 0);
     while queue.take(&mut batch) {
-        commit(connection, guard, queue, &mut batch, &mut careful);
+        commit(&prepared, guard, queue, &mut batch, &mut careful);
     }
 }
 
@@ -215,12 +216,13 @@ const CAREFUL_BATCHES: u32 = 16;
 /// While `careful` is zero, work runs without savepoints. The first piece that refuses or fails takes the whole
 /// batch back, and it is run again with them.
 fn commit(
-    connection: &Connection,
+    prepared: &Prepared,
     guard: &Guard,
     queue: &Queue,
     batch: &mut VecDeque<Box<dyn Job>>,
     careful: &mut u32,
 ) {
+    let connection = &prepared.connection;
     let mut ran: Vec<(Box<dyn Job>, Ran)> = Vec::with_capacity(batch.len());
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
@@ -235,7 +237,7 @@ fn commit(
         }
         let began = Instant::now();
         let taken_back = if *careful > 0 { TakenBack::Alone } else { TakenBack::WithBatch };
-        let mut session = WriteSession::new(Rights::new(connection, guard), taken_back);
+        let mut session = WriteSession::new(Rights::new(prepared, guard), taken_back);
         while let Some(mut job) = batch.pop_front() {
             let outcome = run_one(&mut session, job.as_mut(), began);
             if connection.is_autocommit() {
