@@ -96,6 +96,11 @@ impl Application {
         }
     }
 
+    /// Leaves the data folder behind, where somebody can look at it, and the processes to their fate.
+    pub fn abandon(self) -> PathBuf {
+        self.data.keep()
+    }
+
     /// The process that was started.
     pub fn process(&self) -> Option<u32> {
         self.running.process()

@@ -2,10 +2,19 @@
 
 use std::fs;
 
-/// `kill -9`.
+use rustix::process::{Pid, Signal, kill_process};
+
+/// `kill -9`, before this returns: a program started for it would come milliseconds late.
 pub fn kill(process: u32) {
-    // It may have ended by itself.
-    let _ = std::process::Command::new("kill").args(["-9", &process.to_string()]).status();
+    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = kill_process(process, Signal::KILL);
+    }
+}
+
+/// False also for one that has ended and that its parent has not asked after.
+pub fn is_alive(process: u32) -> bool {
+    parent_of(process).is_some()
 }
 
 /// The living children of a process, with their command lines.

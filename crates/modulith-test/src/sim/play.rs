@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cast::{Cast, Placement, Start};
 use super::fault::{Fault, Late, Moment};
-use super::random::Random;
 use super::watch::Watch;
 use super::world::{Doing, Event, Heard, Process, Shared, SimWorld, What};
+use crate::random::Random;
 
 /// Moments after which a schedule is cut: whatever has not ended by then waits for a person, or for ever.
 const MOMENTS_MAX: usize = 500;
