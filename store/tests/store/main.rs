@@ -3,6 +3,7 @@
 mod boundaries;
 mod crashes;
 mod imports;
+mod kills;
 mod mounted;
 mod processes;
 mod provider;
