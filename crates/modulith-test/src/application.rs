@@ -96,7 +96,7 @@ impl Application {
         }
     }
 
-    /// Leaves the data folder behind, where somebody can look at it, and the processes to their fate.
+    /// Kills it, and leaves its data folder behind for somebody to look at.
     pub fn abandon(self) -> PathBuf {
         self.data.keep()
     }

@@ -17,14 +17,15 @@ const SCARCE: &str = "KILLS-D";
 pub(crate) const SHELF: [(&str, u32); 4] =
     [(PLENTY, 1_000_000_000), (MORE, 1_000_000_000), (CARTED, 1_000_000_000), (SCARCE, 40)];
 const QUANTITY_MAX: usize = 3;
+const CARTED_MAX: i64 = 10_000;
 
 pub(crate) struct Shopper {
     name: usize,
     customer: Customer,
     random: Random,
     pub(crate) orders: Vec<Order>,
-    /// How many of [`CARTED`] she last put into the cart. It is another number each time, since clearing the cart
-    /// behind an order leaves a line alone that has changed meanwhile.
+    /// How many of [`CARTED`] she last put into the cart: one more each time, up to what the cart takes, since
+    /// clearing the cart behind an order leaves a line alone that has changed meanwhile.
     carted: i64,
 }
 
@@ -71,7 +72,7 @@ impl Shopper {
     }
 
     async fn order_cart(&mut self, app: &Application, strike: &Strike) -> anyhow::Result<Option<()>> {
-        self.carted = 1 + self.carted % QUANTITY_MAX as i64;
+        self.carted = 1 + self.carted % CARTED_MAX;
         let path = format!("/cart/lines/{CARTED}");
         let put = Request::put(path, &json!({"quantity": self.carted}));
         let Some(put) = answered(self.customer.send(app, put).await) else { return Ok(None) };
