@@ -13,9 +13,11 @@ mod shopper;
 mod strike;
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
+use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
 use modulith_test::{Application, Random};
 
@@ -68,7 +70,9 @@ async fn play((topology, file): Topology) -> anyhow::Result<()> {
     let shoppers = (0..SHOPPERS).map(|name| Shopper::sign_up(&app, name, random.split()));
     let shoppers = try_join_all(shoppers.collect::<Vec<_>>()).await?;
     let mut game = Game { app, shoppers, random, repeated: 0, log: Vec::new(), begun: Instant::now() };
-    match game.play(rounds, &environment).await {
+    // A wait that was given up panics; what had happened until then is worth as much.
+    let played = AssertUnwindSafe(game.play(rounds, &environment)).catch_unwind().await;
+    match played.unwrap_or_else(|_| Err(anyhow!("it panicked, as said above"))) {
         Ok(()) => game.app.stop().await,
         Err(error) => {
             let log = game.log[game.log.len().saturating_sub(ROUNDS_REMEMBERED)..].join("\n");
