@@ -59,6 +59,7 @@ pub trait World: Send + Sync + 'static {
     /// Waits for about this long; those who begin together do not end together.
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Whether nothing can be committed any more, so that the process has to end.
-    fn is_broken(&self) -> bool;
+    /// Whether this process ends: it was told to, or nothing can be committed any more. What has no certain answer
+    /// then is left to the next start.
+    fn is_ending(&self) -> bool;
 }

@@ -98,13 +98,13 @@ pub async fn start_program_with(
 ) -> anyhow::Result<Running> {
     let mut command = Command::new(program);
     command.arg("run").arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]);
-    command.envs(environment.iter().copied());
     if let Some(topology) = topology {
         command.arg("--topology").arg(topology);
     }
     if std::env::var_os("MODULITH_LOG").is_none() {
         command.env("MODULITH_LOG", "warn");
     }
+    command.envs(environment.iter().copied());
     command.env(CONTROL, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();

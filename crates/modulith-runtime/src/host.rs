@@ -133,7 +133,7 @@ pub(crate) struct Host {
 /// What readiness is made of.
 pub(crate) struct Health {
     recovered: AtomicBool,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
     peers: Arc<Peers>,
     database: Arc<Database>,
 }
@@ -205,7 +205,12 @@ impl Host {
             about,
         };
         let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
-        let world = Arc::new(Surroundings { database: database.clone(), peers: peers.clone() });
+        let stopping = Arc::new(AtomicBool::new(false));
+        let world = Arc::new(Surroundings {
+            database: database.clone(),
+            peers: peers.clone(),
+            stopping: stopping.clone(),
+        });
         let participant = Arc::new(Participant::new(world, modules, plans));
         let hosted = Arc::new(Hosted { database: database.clone(), participant, keys: process_keys.clone() });
 
@@ -214,7 +219,7 @@ impl Host {
             build_modules(hosted_modules, &hosted, &peers, &process_keys, &keys, &walks);
         let health = Arc::new(Health {
             recovered: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
+            stopping,
             peers: peers.clone(),
             database: database.clone(),
         });

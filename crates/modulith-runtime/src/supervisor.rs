@@ -41,6 +41,22 @@ pub(crate) struct ChildSpec {
     /// The service's name; `gateway` is stopped before the others.
     pub(crate) name: String,
     pub(crate) args: Vec<OsString>,
+    /// Its `--listen`. At a later start it is the address of the URL that the child told before, so that a free
+    /// port, once chosen, stays: whoever was told of it is not told again.
+    pub(crate) listen: Option<String>,
+}
+
+impl ChildSpec {
+    fn arguments(&self) -> Vec<OsString> {
+        let listen = self.listen.iter().flat_map(|address| ["--listen".into(), address.into()]);
+        self.args.iter().cloned().chain(listen).collect()
+    }
+
+    fn has_told(&mut self, url: &str) {
+        if let (Some(listen), Some(address)) = (&mut self.listen, url.strip_prefix("http://")) {
+            address.clone_into(listen);
+        }
+    }
 }
 
 /// Is given the URL of the application, if a child told one.
@@ -80,10 +96,10 @@ pub(crate) async fn run(
         args
     };
     let mut children: Vec<ChildSpec> = (topology.services.iter())
-        .map(|service| ChildSpec { name: service.name.clone(), args: args(&service.name) })
+        .map(|service| ChildSpec { name: service.name.clone(), args: args(&service.name), listen: None })
         .collect();
-    let gateway = [args(GATEWAY), ["--listen", listen].map(OsString::from).into()].concat();
-    children.push(ChildSpec { name: GATEWAY.to_owned(), args: gateway });
+    let listen = Some(listen.to_owned());
+    children.push(ChildSpec { name: GATEWAY.to_owned(), args: args(GATEWAY), listen });
 
     let stop = CancellationToken::new();
     if control.is_controlled() {
@@ -115,7 +131,7 @@ pub(crate) async fn run(
 ///
 /// The signal handlers cannot be installed; nothing was started then.
 pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> {
-    let SuperviseOptions { program, children, drain, lines, on_ready, stop } = options;
+    let SuperviseOptions { program, mut children, drain, lines, on_ready, stop } = options;
     let mut on_ready = Some(on_ready);
     // Before the first child: a signal in between would end this process without them being told.
     let mut signals = Signals::install()?;
@@ -140,7 +156,7 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
                         sink: sink.clone(),
                         prefix: prefixes[index].clone(),
                     };
-                    match child::start(&program, &child.args, to) {
+                    match child::start(&program, &child.arguments(), to) {
                         Ok((signals, life)) => {
                             channels[index] = Some(signals);
                             lives.push(Box::pin(async move { (index, life.await) }));
@@ -178,6 +194,9 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
             },
             Some((index, said)) = said.recv() => match said {
                 Said::Ready(told) => {
+                    if let Some(told) = &told {
+                        children[index].has_told(told);
+                    }
                     url = url.or(told);
                     state.ready(index)
                 }

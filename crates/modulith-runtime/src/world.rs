@@ -1,6 +1,7 @@
 //! The world of a service's coordinators and participants: its database, its peers, and tokio's clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use modulith_core::{AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, Unknown, UnknownReason};
@@ -19,6 +20,7 @@ pub const EFFECT_TIME_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Surroundings {
     pub(crate) database: Arc<Database>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) stopping: Arc<AtomicBool>,
 }
 
 impl World for Surroundings {
@@ -81,7 +83,7 @@ impl World for Surroundings {
         tokio::time::sleep(jittered(time)).await;
     }
 
-    fn is_broken(&self) -> bool {
-        self.database.broken().is_some()
+    fn is_ending(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed) || self.database.broken().is_some()
     }
 }

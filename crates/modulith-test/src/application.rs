@@ -96,6 +96,11 @@ impl Application {
         }
     }
 
+    /// Kills it, and leaves its data folder behind for somebody to look at.
+    pub fn abandon(self) -> PathBuf {
+        self.data.keep()
+    }
+
     /// The process that was started.
     pub fn process(&self) -> Option<u32> {
         self.running.process()

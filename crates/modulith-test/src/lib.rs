@@ -26,11 +26,13 @@ mod application;
 pub mod disk;
 mod http;
 mod processes;
+mod random;
 pub mod sim;
 
 pub use application::{Application, Program};
 pub use http::{Http, Request, Response};
-pub use processes::{child_of, children, kill, proportional_set_size_kib};
+pub use processes::{child_of, children, is_alive, kill, proportional_set_size_kib};
+pub use random::Random;
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,23 @@
 //! Real processes: whose children they are, killing one, and what memory they take. Linux only.
 
 use std::fs;
+use std::path::Path;
 
-/// `kill -9`.
+use rustix::process::{Pid, Signal, kill_process};
+
+/// `kill -9`, before this returns: a program started for it would come milliseconds late.
 pub fn kill(process: u32) {
-    // It may have ended by itself.
-    let _ = std::process::Command::new("kill").args(["-9", &process.to_string()]).status();
+    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = kill_process(process, Signal::KILL);
+    }
+}
+
+/// Whether any of its threads still runs. A process that was killed holds its files, and the locks on them, until
+/// the last thread has returned from the system, say from a sync; by then its first thread may long be a zombie.
+pub fn is_alive(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| stat(&thread.path())).any(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
 /// The living children of a process, with their command lines.
@@ -28,11 +40,16 @@ pub fn child_of(parent: u32, service: &str) -> Option<u32> {
 }
 
 fn parent_of(process: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (state, parent) = stat(Path::new(&format!("/proc/{process}")))?;
+    (state != 'Z').then_some(parent)
+}
+
+/// State and parent of a process or thread.
+fn stat(folder: &Path) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
     // The name in parentheses may itself have spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" { None } else { fields.next()?.parse().ok() }
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 fn arguments(process: u32) -> Vec<String> {

@@ -6,11 +6,10 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use modulith_test::{Application, children, kill, until};
+use modulith_test::{Application, children, is_alive, kill, until};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::processes::is_alive;
 use crate::shop::{
     CARD, Customer, Topology, audit, clean_audit, monolith, products, program, settled, split,
     split_topology, stock,

@@ -1,7 +1,7 @@
 //! `kill -9` at each step boundary of a checkout in flight: every order is whole or gone, and its key answers.
 
 use anyhow::Context as _;
-use modulith_test::{Application, Response, child_of, kill, until};
+use modulith_test::{Application, Response, until};
 use serde_json::json;
 
 use crate::shop::{
@@ -133,63 +133,4 @@ async fn final_answer(app: &Application, customer: &Customer, lines: &[(&str, i6
         _ => None,
     })
     .await
-}
-
-/// Whole processes die at moments that nobody chose, while orders come in.
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> anyhow::Result<()> {
-    let rounds = 5;
-    for (topology, file) in [monolith(), split()] {
-        let program = program();
-        let mut app = Application::start(program.path(), topology, file.as_deref(), &[]).await?;
-        let ned = Customer::sign_up(&app, "ned@example.org").await?;
-        let shelf = products(&app, 1).await?;
-        let mut acknowledged = Vec::new();
-        for round in 0..rounds {
-            let victims = ["orders", "products", "payments", "cart", "users"];
-            let orders = async {
-                let mut done = Vec::new();
-                for number in 0..6 {
-                    let key = format!("{round}-{number}");
-                    if let Ok(response) = ned.order(&app, &key, &[(&shelf[0], 1)], CARD).await
-                        && response.status == 201
-                    {
-                        done.push((key, response.json));
-                    }
-                }
-                done
-            };
-            let murder = async {
-                // Some way into the orders, at no particular place.
-                tokio::task::yield_now().await;
-                match app.process() {
-                    Some(process) if app.is_monolith() => kill(process),
-                    Some(process) => {
-                        let service = victims[round % victims.len()];
-                        if let Some(child) = child_of(process, service) {
-                            kill(child);
-                        }
-                    }
-                    None => {}
-                }
-            };
-            let (done, ()) = tokio::join!(orders, murder);
-            acknowledged.extend(done);
-            if app.is_monolith() {
-                app.start_again(&[]).await?;
-            }
-            until("the application to be ready", async || {
-                app.get("/readyz").await.ok().filter(|response| response.status == 200)
-            })
-            .await;
-        }
-        for (key, json) in &acknowledged {
-            let again = ned.order(&app, key, &[(&shelf[0], 1)], CARD).await?;
-            assert_eq!((again.status, &again.json), (201, json), "{topology}: {key}");
-        }
-        let report = clean_audit(&app).await?;
-        assert!(report["orders"].as_u64() >= Some(acknowledged.len() as u64), "{report}");
-        app.stop().await?;
-    }
-    Ok(())
 }

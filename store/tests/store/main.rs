@@ -5,6 +5,7 @@ mod backups;
 mod boundaries;
 mod crashes;
 mod imports;
+mod kills;
 mod mounted;
 mod operators;
 mod processes;

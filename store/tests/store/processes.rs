@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use modulith_test::{Application, Request, child_of, children, kill, until};
+use modulith_test::{Application, Request, child_of, children, is_alive, kill, until};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -12,13 +12,6 @@ use crate::shop::{Customer, program, split_topology};
 
 async fn split() -> anyhow::Result<Application> {
     Application::start(program().path(), "split", Some(&split_topology()), &[]).await
-}
-
-/// A process whose first thread has ended still holds its files while it has others.
-pub(crate) fn is_alive(process: u32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    threads > 1 || stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::ask::{Ask, Asked, Bytes, Told};
 use super::attention::{Attention, AttentionReason};
-use super::local::{LocalRun, Recorded, aborted, known, local_run};
+use super::local::{LocalRun, Recorded, RunHere, aborted, known, local_run};
 use super::name::SagaName;
 use super::operator::Orders;
 use super::run::{RunEnd, SagaId, StepDone};
@@ -72,8 +72,8 @@ impl<W> Drop for Drive<W> {
 enum Stop {
     /// The end is on disk, or the saga was never begun.
     Over,
-    /// Nothing can be committed any more. The next start goes on.
-    Broken,
+    /// The process ends. The next start goes on.
+    Ending,
 }
 
 impl<W: World> Drive<W> {
@@ -97,7 +97,7 @@ impl<W: World> Drive<W> {
             let work = move |session: &mut dyn Session| sagas.table.attempt(session, id);
             match self.world().commit(Urgency::Reserved, work).await {
                 Ok(()) => return true,
-                Err(_) if self.world().is_broken() => return false,
+                Err(_) if self.world().is_ending() => return false,
                 Err(fault) => {
                     self.warn("cannot count a walk yet", &fault);
                     self.world().pause(RETRY_AFTER).await;
@@ -141,8 +141,8 @@ impl<W: World> Drive<W> {
             }
             if heard == Heard::Nothing {
                 self.stand(&next, unanswered);
-                if self.world().is_broken() {
-                    return Stop::Broken;
+                if self.world().is_ending() {
+                    return Stop::Ending;
                 }
                 if self.resumed {
                     self.resumed = false;
@@ -288,8 +288,16 @@ impl<W: World> Drive<W> {
                 (self.sagas.clone(), self.plan.clone(), self.facts.clone(), self.id);
             let steps = steps.clone();
             move |session: &mut dyn Session| {
-                let (table, modules) = (&sagas.table, sagas.participant.modules());
-                local_run(session, table, modules, &plan, &facts, id, steps.clone(), begin.as_ref())
+                let run = RunHere {
+                    table: &sagas.table,
+                    modules: sagas.participant.modules(),
+                    plan: &plan,
+                    facts: &facts,
+                    id,
+                    steps: steps.clone(),
+                    begin: begin.as_ref(),
+                };
+                local_run(session, run)
             }
         };
         let urgency = if self.begin.is_some() { ORDINARY } else { Urgency::Reserved };

@@ -31,18 +31,20 @@ pub(super) enum Recorded {
     Nothing,
 }
 
-/// The body of a run on the coordinator's own database: begin, steps, and whatever follows from them, in one
-/// transaction. In a monolith this is a whole saga.
-pub(super) fn local_run(
-    session: &mut dyn Session,
-    table: &SagaTable,
-    modules: &Modules,
-    plan: &PlanModel,
-    facts: &Facts,
-    id: SagaId,
-    steps: Range<usize>,
-    begin: Option<&Begin>,
-) -> Result<LocalRun, Fault> {
+/// A run on the coordinator's own database.
+pub(super) struct RunHere<'a> {
+    pub(super) table: &'a SagaTable,
+    pub(super) modules: &'a Modules,
+    pub(super) plan: &'a PlanModel,
+    pub(super) facts: &'a Facts,
+    pub(super) id: SagaId,
+    pub(super) steps: Range<usize>,
+    pub(super) begin: Option<&'a Begin>,
+}
+
+/// Begin, steps, and whatever follows from them, in one transaction. In a monolith this is a whole saga.
+pub(super) fn local_run(session: &mut dyn Session, run: RunHere<'_>) -> Result<LocalRun, Fault> {
+    let RunHere { table, modules, plan, facts, id, steps, begin } = run;
     let input = facts.input.as_ref().as_ref();
     let earlier = |step: usize| known(facts, step);
     let known = match begin {

@@ -216,7 +216,7 @@ impl<W: World> Sagas<W> {
             };
             match self.world().commit(Urgency::Reserved, read).await {
                 Ok(open) => break open,
-                Err(fault) if self.world().is_broken() => return Err(fault),
+                Err(fault) if self.world().is_ending() => return Err(fault),
                 Err(fault) => {
                     tracing::warn!(module = self.module, "cannot look up unfinished sagas yet: {fault}");
                     self.world().pause(RETRY_AFTER).await;

@@ -25,10 +25,12 @@ const STATEMENTS_KEPT: usize = 256;
 /// A connection with its prepared statements. Preparing one costs more than most of them run, so even finding it
 /// again has to be cheap: one look-up by text in the module's own table, and its parameters' order is known.
 pub(super) struct Prepared {
-    /// By owner. Dropped before the connection, since it stands before it.
-    kept: RefCell<Vec<(Option<Arc<str>>, HashMap<String, Kept>)>>,
+    /// Of each owner: a module, or the framework. Dropped before the connection, since it stands before it.
+    kept: RefCell<Vec<(Owner, HashMap<String, Kept>)>>,
     pub(super) connection: Box<Connection>,
 }
+
+type Owner = Option<Arc<str>>;
 
 struct Kept {
     statement: Statement<'static>,

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::lines::Lines;
-use super::{ChildSpec, SuperviseOptions, supervise};
+use super::{ChildSpec, GATEWAY, SuperviseOptions, supervise};
 
 /// Far beyond what anything here takes: only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +27,7 @@ fn options(scripts: &[(String, String)]) -> SuperviseOptions {
     let child = |(name, script): &(String, String)| ChildSpec {
         name: name.clone(),
         args: vec!["-c".into(), script.into()],
+        listen: (name == GATEWAY).then(|| "127.0.0.1:0".to_owned()),
     };
     SuperviseOptions {
         program: "/bin/sh".into(),
@@ -192,6 +193,15 @@ fn a_killed_child_returns_and_the_others_stay() {
     parent.send(Signal::INT);
     assert_eq!(parent.end(), Some(0));
     assert_eq!(parent.heard.iter().filter(|line| line.contains("steady | life")).count(), 1);
+}
+
+#[test]
+fn a_gateway_that_is_started_again_listens_where_it_was() {
+    let mut parent = Parent::of(&[("gateway", "echo ready http://127.0.0.1:9; echo \"at $1\" >&2; exit 1")]);
+    let lives = [parent.hear("gateway | at"), parent.hear("gateway | at")];
+    assert!(lives[0].ends_with("127.0.0.1:0") && lives[1].ends_with("127.0.0.1:9"), "{lives:?}");
+    parent.send(Signal::TERM);
+    parent.end();
 }
 
 #[test]

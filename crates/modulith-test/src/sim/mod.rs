@@ -22,7 +22,6 @@
 mod cast;
 mod fault;
 mod play;
-mod random;
 mod view;
 mod watch;
 mod world;

@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cast::{Cast, Placement, Start};
 use super::fault::{Fault, Late, Moment};
-use super::random::Random;
 use super::watch::Watch;
 use super::world::{Doing, Event, Heard, Process, Shared, SimWorld, What};
+use crate::random::Random;
 
 /// Moments after which a schedule is cut: whatever has not ended by then waits for a person, or for ever.
 const MOMENTS_MAX: usize = 500;
@@ -189,7 +189,8 @@ impl<'s> Play<'s> {
             sagas.insert(module, engine);
             started.push(to_drive);
         }
-        for engine in sagas.values().cloned() {
+        for engine in sagas.values() {
+            let engine = engine.clone();
             let (to_drive, drives) = mpsc::unbounded_channel();
             started.push(drives);
             let sweep = async move {

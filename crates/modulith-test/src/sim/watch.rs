@@ -20,6 +20,8 @@ pub(super) struct Watch {
 }
 
 type Key = (Uuid, i64, i64, i64);
+/// A key, its state and its answer.
+type Found = (Uuid, i64, i64, i64, i64, Option<Vec<u8>>);
 
 #[derive(Clone, PartialEq)]
 struct Row {
@@ -54,7 +56,7 @@ impl Watch {
 
     fn look(&mut self, module: &'static str, db: &Snapshot<'_>) -> Result<(), Fault> {
         let sql = format!("SELECT src, seq, step, dir, state, answer FROM {module}__inbox WHERE origin = 2");
-        let found: Vec<(Uuid, i64, i64, i64, i64, Option<Vec<u8>>)> = db.rows(&sql, ())?;
+        let found: Vec<Found> = db.rows(&sql, ())?;
         let (mut news, mut undone) = (Vec::new(), Vec::new());
         let known = self.rows.entry(module).or_default();
         let count = found.len();

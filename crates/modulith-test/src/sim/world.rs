@@ -144,7 +144,7 @@ impl World for SimWorld {
         }
     }
 
-    fn is_broken(&self) -> bool {
+    fn is_ending(&self) -> bool {
         false
     }
 }
