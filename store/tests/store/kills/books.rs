@@ -38,7 +38,7 @@ pub(crate) async fn check_sums(app: &Application, shoppers: &[Shopper]) -> anyho
     }
     let known = json!({
         "orders": placed().count(), "orders_minor": all_minor, "refunds_minor": back_minor,
-        "held_units": 0, "open_sagas": 0, "attention": 0,
+        "held_units": 0, "open_sagas": [], "attention": 0,
     });
     for (name, value) in known.as_object().context("an object")? {
         ensure!(report[name] == *value, "{name} should be {value}: {report:#}");
