@@ -302,7 +302,7 @@ fn prepare(path: &Path, connection: &Connection) -> Result<(), OpenError> {
 
 /// Whether the file is one of ours that this build can read; a file without tables belongs to nobody yet.
 pub(super) fn is_ours(path: &Path, connection: &Connection) -> Result<bool, OpenError> {
-    let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
+    let sqlite = |error| OpenError::of(path, error);
     let pragma =
         |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(sqlite);
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);

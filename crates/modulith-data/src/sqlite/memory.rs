@@ -49,7 +49,7 @@ impl InMemory {
     /// A migration that cannot be applied.
     pub fn open(modules: &[(Arc<str>, &'static [Migration])]) -> Result<Self, OpenError> {
         let path = Path::new(":memory:");
-        let sqlite = |error| OpenError::Sqlite { path: path.to_owned(), error };
+        let sqlite = |error| OpenError::of(path, error);
         let mut connection = Connection::open_in_memory().map_err(sqlite)?;
         configure(&connection).map_err(sqlite)?;
         connection.pragma_update(None, "foreign_keys", "ON").map_err(sqlite)?;
