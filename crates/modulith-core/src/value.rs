@@ -183,7 +183,7 @@ impl<P: Params + ?Sized> Params for &P {
     }
 }
 
-/// A row as the code wants it: a tuple of up to twelve [`Column`]s.
+/// A row as the code wants it: a tuple of up to thirteen [`Column`]s.
 pub trait FromRow: Sized {
     fn from_row(row: &dyn crate::tx::Columns) -> Result<Self, Fault>;
 }
@@ -215,3 +215,4 @@ tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6, H.7, I.8);
 tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6, H.7, I.8, J.9);
 tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6, H.7, I.8, J.9, K.10);
 tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6, H.7, I.8, J.9, K.10, L.11);
+tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6, H.7, I.8, J.9, K.10, L.11, M.12);

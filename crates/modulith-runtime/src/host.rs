@@ -74,7 +74,7 @@ impl StartError {
     pub(crate) fn is_configuration(&self) -> bool {
         !matches!(
             self,
-            StartError::Open(OpenError::InUse { .. })
+            StartError::Open(OpenError::InUse { .. } | OpenError::BeingRead { .. })
                 | StartError::Broken(_)
                 | StartError::Call(_)
                 | StartError::Listen { .. }

@@ -258,7 +258,7 @@ impl<W: World> Sagas<W> {
                 format!("no plan `{}` version {} of this structure in this build", saga.plan, saga.version);
             Attention::new(AttentionReason::PlanUnknown, detail)
         })?;
-        if saga.attempts > WALKS_MAX {
+        if saga.attempts >= WALKS_MAX {
             let detail = format!("the process ended {WALKS_MAX} times in a row while it walked this saga");
             return Err(Attention::new(AttentionReason::ProcessEnds, detail));
         }

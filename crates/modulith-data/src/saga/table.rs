@@ -29,6 +29,7 @@ pub struct SagaTable {
     counts: String,
     prune: String,
     seen: SeenSql,
+    incarnation: i64,
     secret: hmac::Key,
 }
 
@@ -113,11 +114,8 @@ impl SagaTable {
     pub fn new(module: &str, identity: &Identity) -> Self {
         let key = "WHERE src = $1 AND seq = $2";
         let fence = match Protection::Fence.is_on() {
-            true => {
-                let incarnation = identity.incarnation;
-                format!("EXISTS (SELECT 1 FROM modulith__identity WHERE incarnation = {incarnation})")
-            }
-            false => "true".to_owned(),
+            true => "EXISTS (SELECT 1 FROM modulith__identity WHERE incarnation = $13)",
+            false => "$13 IS NOT NULL",
         };
         let open = format!(
             "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
@@ -154,6 +152,7 @@ impl SagaTable {
                   WHERE state >= {DONE} AND ended < $1)"
             ),
             seen: SeenSql::new(module),
+            incarnation: identity.incarnation,
             secret: hmac::Key::new(hmac::HMAC_SHA256, &identity.secret),
         }
     }
@@ -212,6 +211,7 @@ impl SagaTable {
             &answer,
             now_ms,
             ended,
+            self.incarnation,
         );
         if execute(session, &self.begin, row)? == 1 {
             return Ok(Begun::New);

@@ -25,7 +25,12 @@ pub struct InMemory {
     identity: Cell<Identity>,
     tables: Vec<Table>,
     has_foreign_keys: bool,
+    /// Something was committed since it was made or cleared.
+    is_touched: Cell<bool>,
 }
+
+/// Prepared statements of [`InMemory::clear`], at most.
+const STATEMENTS_KEPT: usize = 512;
 
 struct Table {
     name: String,
@@ -53,6 +58,8 @@ impl InMemory {
         let mut connection = Connection::open_in_memory().map_err(sqlite)?;
         configure(&connection).map_err(sqlite)?;
         connection.pragma_update(None, "foreign_keys", "ON").map_err(sqlite)?;
+        // Clearing runs a statement or two for each table, before every schedule.
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let guard = Arc::new(Guard::default());
         guard.install(&mut connection).map_err(sqlite)?;
         let prepared = Prepared::new(connection);
@@ -64,6 +71,7 @@ impl InMemory {
             identity: Cell::new(identity),
             tables: Vec::new(),
             has_foreign_keys: false,
+            is_touched: Cell::new(false),
         };
         database.remember_seeds().map_err(sqlite)?;
         Ok(database)
@@ -110,9 +118,14 @@ impl InMemory {
     ///
     /// SQLite's.
     pub fn reopen(&self) -> rusqlite::Result<Identity> {
-        control(&self.prepared.connection, "UPDATE modulith__identity SET incarnation = incarnation + 1")?;
-        let mut identity = self.identity.get();
-        identity.incarnation += 1;
+        self.set_incarnation("UPDATE modulith__identity SET incarnation = incarnation + 1", |last| last + 1)
+    }
+
+    fn set_incarnation(&self, sql: &str, set: impl FnOnce(i64) -> i64) -> rusqlite::Result<Identity> {
+        self.is_touched.set(true);
+        control(&self.prepared.connection, sql)?;
+        let identity = self.identity.get();
+        let identity = Identity { incarnation: set(identity.incarnation), ..identity };
         self.identity.set(identity);
         Ok(identity)
     }
@@ -166,6 +179,12 @@ impl InMemory {
     ///
     /// SQLite's.
     pub fn clear(&self) -> rusqlite::Result<()> {
+        if !self.is_touched.get() {
+            return Ok(());
+        }
+        // Numbers begin anew too, so that a schedule that is played again says the same words.
+        self.set_incarnation("UPDATE modulith__identity SET incarnation = 1", |_| 1)?;
+        self.is_touched.set(false);
         control(&self.prepared.connection, "BEGIN IMMEDIATE")?;
         self.defer_foreign_keys()?;
         for Table { name, is_seeded } in &self.tables {
@@ -195,6 +214,7 @@ impl InMemory {
     ///
     /// SQLite's.
     pub fn take_module(&self, from: &InMemory, module: &str) -> rusqlite::Result<()> {
+        self.is_touched.set(true);
         let prefix = format!("{module}_");
         control(&self.prepared.connection, "BEGIN IMMEDIATE")?;
         self.defer_foreign_keys()?;
@@ -229,6 +249,7 @@ impl<T> Pending<'_, T> {
         let done = self.done.take().expect("it is taken once, here");
         match control(&self.database.prepared.connection, "COMMIT") {
             Ok(()) => {
+                self.database.is_touched.set(true);
                 self.hooks.end(true);
                 Ok(done)
             }

@@ -23,7 +23,9 @@ use super::world::{Doing, Event, Heard, Process, Shared, SimWorld, What};
 use crate::random::Random;
 
 /// Moments after which a schedule is cut: whatever has not ended by then waits for a person, or for ever.
-const MOMENTS_MAX: usize = 500;
+const MOMENTS_MAX: usize = 300;
+/// The same for a seed, which draws many faults.
+const MOMENTS_MAX_OF_SEED: usize = 800;
 /// How many requests an outage swallows: more than a walk tries before it turns back.
 const OUTAGE_REQUESTS: u8 = 8;
 /// The moment after which a seed draws no more faults.
@@ -32,7 +34,10 @@ const FAULTS_UNTIL: usize = 100;
 const CALLS_MAX: usize = 3;
 /// Callers of one schedule.
 const CALLERS_MAX: usize = 5;
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+const MINUTE_MS: i64 = 60 * 1000;
+const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+/// A clock that jumps forward is past a provider's window, and for a minute not past the time that a look-up waits.
+const LOOK_UP_DELAY_MS: i64 = modulith_core::LOOK_UP_DELAY.as_millis() as i64;
 
 /// Which faults come, and in which order things happen.
 #[derive(Debug, Clone)]
@@ -329,7 +334,8 @@ impl<'s> Play<'s> {
             if enough(self) {
                 return;
             }
-            if self.moments.len() > MOMENTS_MAX {
+            let max = if self.random.is_some() { MOMENTS_MAX_OF_SEED } else { MOMENTS_MAX };
+            if self.moments.len() > max {
                 return;
             }
             match self.next_event() {
@@ -441,7 +447,7 @@ impl<'s> Play<'s> {
             Some(Fault::TwoCoordinators) if event.by != OUTSIDE => self.start_service(event.by.service),
             Some(Fault::Moved) => self.move_modules(),
             Some(Fault::Overtaken) if self.callers.len() < CALLERS_MAX => self.overtake(),
-            Some(Fault::ClockForward) => self.set_clock(DAY_MS + 1),
+            Some(Fault::ClockForward) => self.set_clock(DAY_MS + LOOK_UP_DELAY_MS - MINUTE_MS),
             Some(Fault::ClockBack) => self.set_clock(-DAY_MS - 1),
             _ => {}
         }
