@@ -1,7 +1,8 @@
 //! The wall clock, as far as it can be trusted.
 //!
 //! It decides how long a provider recognises a key and how long a client's key is kept, so a clock that is set back
-//! must not make time pass twice: while a process runs, its time never passes slower than the monotonic clock.
+//! must not make time pass twice: while a process runs, its time never falls behind that of its start plus what has
+//! passed since.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod inbox;
 mod migrate;
+mod panic;
 pub mod participant;
 pub mod saga;
 mod session;

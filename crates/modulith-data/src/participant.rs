@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use modulith_core::{
-    AnyBox, BoxFuture, CallFault, Codec, Context, EffectFn, EffectRan, Fault, Handler, NotRun, NotRunReason,
-    Outcome, PlanModel, ProviderModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point,
-    encode,
+    AnyBox, BoxFuture, CallFault, Codec, Context, Direction, EffectFn, EffectRan, Fault, Handler, NotRun,
+    NotRunReason, Outcome, PlanModel, ProviderModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason,
+    crash_point, encode,
 };
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -249,7 +249,11 @@ impl<W: World> Participant<W> {
             let work = move |session: &mut dyn Session| {
                 inbox::begin_effect(session, &module, &name, &key, &request, &provider)
             };
-            self.world.commit(Urgency::Ordinary { deadline: context.deadline }, work).await?
+            let urgency = match key.direction {
+                Direction::Do => Urgency::Ordinary { deadline: context.deadline },
+                Direction::Undo => Urgency::Reserved,
+            };
+            self.world.commit(urgency, work).await?
         };
         let step = usize::from(key.step);
         let request = match start {

@@ -18,7 +18,7 @@ pub trait Session: Statements {
     fn now_ms(&self) -> i64;
     fn statements(&mut self) -> &mut dyn Statements;
     /// Calls `hook` once it is known whether this work stands: with `true` after the sync of its commit, with
-    /// `false` when it was rolled back or its commit failed.
+    /// `false` when it was rolled back. After a commit that may or may not stand it is dropped uncalled.
     fn on_end(&mut self, hook: Box<dyn FnOnce(bool) + Send>);
 }
 

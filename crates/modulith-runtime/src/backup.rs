@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use modulith_core::crash_point;
 use modulith_data::sqlite::OpenError;
-use modulith_data::sqlite::backup::{self, BackupError, Copied, Prepared, Stopped, utc_now};
+use modulith_data::sqlite::backup::{self, BackupError, Copied, Restoration, Stopped, utc_now};
 
 use crate::app::App;
 use crate::placement;
@@ -148,7 +148,7 @@ pub(crate) fn restore(
     });
     let prepared: Vec<_> = prepared.collect::<Result<_, _>>()?;
     placement::adopt(folder, data)?;
-    let restored: Vec<_> = prepared.into_iter().map(Prepared::replace).collect::<Result<_, _>>()?;
+    let restored: Vec<_> = prepared.into_iter().map(Restoration::replace).collect::<Result<_, _>>()?;
     for ((service, copy), restored) in chosen.iter().zip(restored) {
         println!("{}: restored from {}", service.name, folder.join(&copy.file).display());
         println!("  the database was {}; it is now {}", restored.previous, restored.id);

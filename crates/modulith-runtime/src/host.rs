@@ -133,7 +133,7 @@ pub(crate) struct Host {
 /// What readiness is made of.
 pub(crate) struct Health {
     recovered: AtomicBool,
-    stopping: Arc<AtomicBool>,
+    stopping: CancellationToken,
     peers: Arc<Peers>,
     database: Arc<Database>,
 }
@@ -142,7 +142,7 @@ impl Health {
     /// What is missing; nothing when the service is ready.
     pub(crate) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.stopping.is_cancelled() {
             missing.push("the service stops".to_owned());
         }
         if !self.recovered.load(Ordering::Relaxed) {
@@ -205,7 +205,7 @@ impl Host {
             about,
         };
         let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
-        let stopping = Arc::new(AtomicBool::new(false));
+        let stopping = CancellationToken::new();
         let world = Arc::new(Surroundings {
             database: database.clone(),
             peers: peers.clone(),
@@ -330,7 +330,7 @@ impl Host {
 
     /// From now on the service is not ready; what runs goes on.
     pub(crate) fn begin_stop(&self) {
-        self.health.stopping.store(true, Ordering::Relaxed);
+        self.health.stopping.cancel();
     }
 
     /// Lets walks end for at most `drain`, then closes the database. A walk that is cut goes on at the next start.
@@ -368,7 +368,7 @@ fn connect_peers(
     topology: &Topology,
     data: &Path,
     needs: &[ContractModel],
-    hosted: &Modules,
+    modules: &Modules,
     hello: &Hello,
     admit: &modulith_transport::Admit,
 ) -> Peers {
@@ -376,7 +376,7 @@ fn connect_peers(
     let mut of_contract = BTreeMap::new();
     for contract in needs.iter().map(|need| need.name).collect::<BTreeSet<_>>() {
         let provider = model.provider(contract).and_then(|module| topology.service_of(module.name));
-        let Some(service) = provider.filter(|_| hosted.of(contract).is_none()) else {
+        let Some(service) = provider.filter(|_| modules.of(contract).is_none()) else {
             continue;
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {

@@ -25,6 +25,7 @@ pub const CLIENT_KEYS_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 /// How long an automatic key is kept: 10 minutes. Its caller repeats it within one deadline only, and no
 /// deadline is longer than a minute.
 pub const AUTOMATIC_KEYS_KEPT_MS: i64 = 10 * 60 * 1000;
+
 /// Numbers the automatic keys of this process.
 pub(crate) struct ProcessKeys {
     incarnation: Uuid,
@@ -92,7 +93,7 @@ impl Hosted {
         Some(LocalLink { hosted: self.clone(), module, contract })
     }
 
-    /// Answers what another process asks. `deadline` is the caller's.
+    /// Answers another process's query, on this thread.
     pub(crate) fn query(&self, contract: &str, method: &str, request: &[u8]) -> Told {
         let run = || -> Result<Outcome, NotRun> {
             let module = self.modules().expect(contract)?;

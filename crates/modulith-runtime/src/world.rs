@@ -1,7 +1,6 @@
 //! The world of a service's coordinators and participants: its database, its peers, and tokio's clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use modulith_core::{AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, Unknown, UnknownReason};
@@ -9,6 +8,8 @@ use modulith_data::saga::{Asked, Place, Told as SagaTold};
 use modulith_data::sqlite::Database;
 use modulith_data::{Session, Urgency, World};
 use modulith_transport::Priority;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::remote::{Peers, jittered};
 use crate::wire::{Ask, Envelope, Told};
@@ -20,7 +21,7 @@ pub const EFFECT_TIME_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Surroundings {
     pub(crate) database: Arc<Database>,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl World for Surroundings {
@@ -80,10 +81,13 @@ impl World for Surroundings {
     }
 
     async fn pause(&self, time: Duration) {
-        tokio::time::sleep(jittered(time)).await;
+        tokio::select! {
+            () = tokio::time::sleep(jittered(time)) => {}
+            () = self.stopping.cancelled() => {}
+        }
     }
 
     fn is_ending(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed) || self.database.broken().is_some()
+        self.stopping.is_cancelled() || self.database.broken().is_some()
     }
 }

@@ -485,7 +485,7 @@ pub fn prune_expired(session: &mut dyn Session, module: &ModuleCode) -> Result<u
     execute(session, &module.inbox.prune, (now_ms,))
 }
 
-/// For `Params` in sibling modules.
+/// Runs a statement with a tuple of parameters.
 pub(crate) fn execute(session: &mut dyn Session, sql: &str, params: impl Params) -> Result<u64, Fault> {
     params.with(|values| session.execute(sql, values))
 }

@@ -21,6 +21,7 @@ use super::sagas::{RETRY_AFTER, Sagas};
 use super::table::{Begun, NewSaga};
 use super::walk::{Heard, Next, Place, Walk};
 use super::{Begin, Facts};
+use crate::panic::caught;
 use crate::session::Session;
 use crate::world::{Urgency, World};
 
@@ -154,6 +155,9 @@ impl<W: World> Drive<W> {
                     marked = Some(reason);
                 }
                 self.pause(unanswered).await;
+                if self.world().is_ending() {
+                    return Stop::Ending;
+                }
             }
         }
     }
@@ -227,9 +231,9 @@ impl<W: World> Drive<W> {
         if self.begin.is_some()
             && !matches!(next, Next::Run { place: Place::Here, .. })
             && (Protection::BeginFirst.is_on() || matches!(next, Next::Turn { .. } | Next::End { .. }))
-            && !self.record_begin().await
+            && let Err(stop) = self.record_begin().await
         {
-            return Step::Stop(Stop::Over);
+            return Step::Stop(stop);
         }
         let (plan, here) = (self.plan.clone(), next.clone());
         let crash_at =
@@ -252,10 +256,10 @@ impl<W: World> Drive<W> {
         Step::Heard(heard)
     }
 
-    /// Records the begin alone. False when there is nothing to walk.
-    async fn record_begin(&mut self) -> bool {
+    /// Records the begin alone; or says why there is nothing to walk.
+    async fn record_begin(&mut self) -> Result<(), Stop> {
         let Some(begin) = self.begin.clone() else {
-            return true;
+            return Ok(());
         };
         let (sagas, plan, id) = (self.sagas.clone(), self.plan.clone(), self.id);
         let work = move |session: &mut dyn Session| {
@@ -266,15 +270,18 @@ impl<W: World> Drive<W> {
         match begun {
             Ok(Begun::New) => {
                 self.begin = None;
-                true
+                Ok(())
             }
             Ok(Begun::Before(stored)) => {
                 self.reply(stored.into_end().map_err(CallFault::from));
-                false
+                Err(Stop::Over)
             }
             Err(fault) => {
+                // Whether the row is there is known after the next start only; until then its number stays open, or
+                // the low-water mark would pass a saga that is on disk.
+                let stop = if matches!(fault, CallFault::NotRun(_)) { Stop::Over } else { Stop::Ending };
                 self.reply(Err(fault));
-                false
+                Err(stop)
             }
         }
     }
@@ -390,7 +397,7 @@ impl<W: World> Drive<W> {
             fingerprint: self.plan.fingerprint,
             first: steps.start,
             last: steps.end,
-            input: (self.plan.encode_input)(self.facts.input.as_ref().as_ref())?,
+            input: caught(|| (self.plan.encode_input)(self.facts.input.as_ref().as_ref()))?,
             answers: answers
                 .map(|answer| answer.as_ref().map(|answer| Bytes(answer.stored.clone())))
                 .collect(),
@@ -408,8 +415,11 @@ impl<W: World> Drive<W> {
 
     fn step_ask(&self, step: usize) -> Result<Ask, Fault> {
         let model = &self.plan.steps[step];
-        let request = model.request(self.facts.input.as_ref().as_ref(), |step| known(&self.facts, step))?;
-        let request = (model.codec.encode_request)(request.as_ref())?;
+        let input = self.facts.input.as_ref().as_ref();
+        let request = caught(|| {
+            let request = model.request(input, |step| known(&self.facts, step))?;
+            (model.codec.encode_request)(request.as_ref())
+        })?;
         let (contract, method) = (model.contract.to_owned(), model.method.to_owned());
         let step = self.id.key(step).step;
         Ok(match model.kind {
@@ -432,7 +442,6 @@ impl<W: World> Drive<W> {
                 self.end = Some(aborted(&self.plan, step));
                 Heard::Sealed(step)
             }
-            Ok(Told::Started) => Heard::Started,
             Ok(Told::Expired) => self.expired().await,
             Ok(_) => self
                 .nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
@@ -465,7 +474,7 @@ impl<W: World> Drive<W> {
 
     fn keep(&mut self, steps: Range<usize>, answers: Vec<Vec<u8>>) -> Heard {
         for (step, stored) in steps.clone().zip(answers) {
-            match (self.plan.steps[step].codec.decode_answer)(&stored) {
+            match caught(|| (self.plan.steps[step].codec.decode_answer)(&stored)) {
                 Ok(answer) => self.facts.answers[step] = Some(Arc::new(StepDone { answer, stored })),
                 Err(fault) => {
                     return self
@@ -486,8 +495,10 @@ impl<W: World> Drive<W> {
     async fn seal(&mut self, step: usize, place: Place) -> Heard {
         let contract = self.plan.steps[step].contract.to_owned();
         let ask = Ask::Seal { contract, step: self.id.key(step).step };
-        let told = self.ask_at(place, ask, STEP_TIME_MAX, Urgency::Reserved).await;
-        self.told(step..step + 1, told).await
+        match self.ask_at(place, ask, STEP_TIME_MAX, Urgency::Reserved).await {
+            Ok(Told::Started) => Heard::Started,
+            told => self.told(step..step + 1, told).await,
+        }
     }
 
     async fn turn(&mut self, frontier: usize) -> Heard {
@@ -516,7 +527,8 @@ impl<W: World> Drive<W> {
         match self.ask_at(place, ask, time, Urgency::Reserved).await {
             Ok(Told::Undone) => Heard::Undone,
             Ok(Told::Expired) => self.expired().await,
-            Ok(_) => Heard::Nothing,
+            Ok(_) => self
+                .nothing(step, &Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
             Err(fault) => self.nothing(step, &fault),
         }
     }

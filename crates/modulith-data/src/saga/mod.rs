@@ -38,7 +38,7 @@ struct Facts {
     answers: Vec<Option<Arc<StepDone>>>,
 }
 
-/// What is recorded with the first run: the saga's row.
+/// What the saga's row is made from: recorded with the first run, or alone before it.
 #[derive(Clone)]
 struct Begin {
     input: Arc<Vec<u8>>,

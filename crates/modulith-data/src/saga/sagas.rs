@@ -24,7 +24,8 @@ use super::run::SagaId;
 use super::table::{Begun, NewSaga, OpenSaga, SagaTable, Stored};
 use super::walk::Walk;
 use super::{Begin, Facts};
-use crate::inbox::{LowWater, PRUNED_AT_ONCE};
+use crate::inbox::LowWater;
+use crate::panic::caught;
 use crate::participant::Participant;
 use crate::session::{Session, StartSaga};
 use crate::sqlite::Identity;
@@ -207,17 +208,19 @@ impl<W: World> Sagas<W> {
     ///
     /// The database is broken, so that the process has to end.
     pub async fn unfinished(self: &Arc<Self>) -> Result<Vec<Drive<W>>, CallFault> {
-        let _one = self.ordering.lock().await;
-        let mut open = loop {
+        // Held until the drives are made, so that no operator begins a second walk; not while it pauses.
+        let (_one, mut open) = loop {
+            let one = self.ordering.lock().await;
             let sagas = self.clone();
             let read = move |session: &mut dyn Session| {
                 let now_ms = session.now_ms();
                 sagas.table.open(&Snapshot::new(session.statements(), now_ms))
             };
             match self.world().commit(Urgency::Reserved, read).await {
-                Ok(open) => break open,
+                Ok(open) => break (one, open),
                 Err(fault) if self.world().is_ending() => return Err(fault),
                 Err(fault) => {
+                    drop(one);
                     tracing::warn!(module = self.module, "cannot look up unfinished sagas yet: {fault}");
                     self.world().pause(RETRY_AFTER).await;
                 }
@@ -268,7 +271,7 @@ impl<W: World> Sagas<W> {
     pub(super) fn resumed(self: &Arc<Self>, saga: OpenSaga) -> Result<Drive<W>, Attention> {
         let plan = self.walkable(&saga)?.clone();
         let unreadable = |fault: Fault| Attention::new(AttentionReason::Unreadable, fault.message);
-        let input = (plan.decode_input)(&saga.input).map_err(unreadable)?;
+        let input = caught(|| (plan.decode_input)(&saga.input)).map_err(unreadable)?;
         let end = saga.answer.map(|bytes| decode(&bytes)).transpose().map_err(unreadable)?;
         let walk = match saga.frontier {
             Some(frontier) => Walk::backward(plan.clone(), frontier),
@@ -298,8 +301,8 @@ impl<W: World> Sagas<W> {
     /// Those of a commit. What was deleted before stays deleted.
     pub async fn prune(self: &Arc<Self>) -> Result<(), CallFault> {
         self.participant.note(self.numbers.src, &self.numbers.water());
-        let mut pruned = PRUNED_AT_ONCE;
-        while pruned == PRUNED_AT_ONCE {
+        let mut pruned = 1;
+        while pruned > 0 {
             let sagas = self.clone();
             let work = move |session: &mut dyn Session| sagas.table.prune(session);
             pruned = self.world().commit(Urgency::Ordinary { deadline: None }, work).await?;

@@ -4,6 +4,7 @@ use modulith_core::{
     ClientKey, Fault, NotRun, NotRunReason, PlanModel, Protection, SagaEnd, Snapshot, decode, encode,
 };
 use ring::hmac;
+use uuid::Uuid;
 
 use super::attention::Attention;
 use super::run::SagaId;
@@ -28,6 +29,7 @@ pub struct SagaTable {
     open_one: String,
     counts: String,
     prune: String,
+    next_source: String,
     seen: SeenSql,
     incarnation: i64,
     secret: hmac::Key,
@@ -147,10 +149,11 @@ impl SagaTable {
             // the end has to be kept up by every saga.
             prune: format!(
                 "DELETE FROM {module}__saga WHERE (src, seq) IN
-                 (SELECT src, seq FROM (SELECT src, seq, state, ended FROM {module}__saga
-                                        ORDER BY src, seq LIMIT {PRUNED_AT_ONCE}) AS oldest
+                 (SELECT src, seq FROM (SELECT src, seq, state, ended FROM {module}__saga WHERE src = $2
+                                        ORDER BY seq LIMIT {PRUNED_AT_ONCE}) AS oldest
                   WHERE state >= {DONE} AND ended < $1)"
             ),
+            next_source: format!("SELECT src FROM {module}__saga WHERE src > $1 ORDER BY src LIMIT 1"),
             seen: SeenSql::new(module),
             incarnation: identity.incarnation,
             secret: hmac::Key::new(hmac::HMAC_SHA256, &identity.secret),
@@ -307,10 +310,18 @@ impl SagaTable {
         Ok(db.row(&self.counts, ())?.unwrap_or_default())
     }
 
-    /// Deletes sagas that ended before the retention, at most [`PRUNED_AT_ONCE`]; returns how many.
+    /// Deletes sagas that ended before the retention, of every source at most [`PRUNED_AT_ONCE`]; returns how many.
     pub fn prune(&self, session: &mut dyn Session) -> Result<u64, Fault> {
-        let before = session.now_ms() - SAGAS_KEPT_MS;
-        execute(session, &self.prune, (before,))
+        let now_ms = session.now_ms();
+        let (mut source, mut pruned) = (Uuid::nil(), 0);
+        loop {
+            let next = Snapshot::new(session.statements(), now_ms).row(&self.next_source, (source,))?;
+            let Some((next,)) = next else {
+                return Ok(pruned);
+            };
+            source = next;
+            pruned += execute(session, &self.prune, (now_ms - SAGAS_KEPT_MS, source))?;
+        }
     }
 }
 

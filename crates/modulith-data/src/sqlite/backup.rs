@@ -16,7 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use uuid::Uuid;
 
 use super::error::OpenError;
-use super::file::{create_private, is_ours, lock};
+use super::file::{beside, create_private, is_ours, lock};
 
 /// Waiting for a lock that another connection holds for a moment.
 const BUSY: Duration = Duration::from_secs(5);
@@ -127,13 +127,13 @@ impl Stopped {
     ///
     /// [`BackupError::Damaged`] if the copy is not the one that is expected or SQLite finds it inconsistent;
     /// [`OpenError::Newer`] if a newer version wrote it; [`BackupError::Read`] while a backup reads the database.
-    pub fn prepare(self, copy: &Path, expected: &Copied) -> Result<Prepared, BackupError> {
+    pub fn prepare(self, copy: &Path, expected: &Copied) -> Result<Restoration, BackupError> {
         let restoring = beside(&self.path, ".restoring");
         // What an earlier attempt left.
         for leftover in [&restoring, &beside(&restoring, "-journal")] {
             remove(leftover)?;
         }
-        let prepared = Prepared {
+        let prepared = Restoration {
             path: self.path,
             restoring,
             previous: expected.id,
@@ -150,7 +150,7 @@ impl Stopped {
 }
 
 /// A checked copy beside the database, which is still the one from before. Dropping it leaves it at that.
-pub struct Prepared {
+pub struct Restoration {
     path: PathBuf,
     restoring: PathBuf,
     previous: Uuid,
@@ -171,7 +171,7 @@ pub struct Restored {
     _lock: Arc<File>,
 }
 
-impl Prepared {
+impl Restoration {
     fn fill(&self, copy: &Path, expected: &Copied) -> Result<(), BackupError> {
         let damaged = |detail: String| BackupError::Damaged { path: copy.to_owned(), detail };
         let mut from = match File::open(copy) {
@@ -254,15 +254,16 @@ impl Prepared {
         let aside = beside(&self.path, &format!(".replaced-{stamp}"));
         let exists = self.path.exists();
         let log = beside(&self.path, "-wal");
+        // First the database, so that it is never without its log.
+        if exists {
+            std::fs::hard_link(&self.path, &aside).map_err(io(&aside))?;
+        }
         if std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
             let log_aside = beside(&aside, "-wal");
             std::fs::rename(&log, &log_aside).map_err(io(&log_aside))?;
         }
         for index in [&log, &beside(&self.path, "-shm")] {
             remove(index)?;
-        }
-        if exists {
-            std::fs::hard_link(&self.path, &aside).map_err(io(&aside))?;
         }
         sync_folder(&self.path)?;
         Ok(exists.then_some(aside))
@@ -273,7 +274,7 @@ impl Prepared {
     }
 }
 
-impl Drop for Prepared {
+impl Drop for Restoration {
     fn drop(&mut self) {
         // It is gone after a replacement; what cannot be removed now is removed by the next attempt.
         let _ = remove(&self.restoring);
@@ -378,12 +379,6 @@ impl Write for Digest {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn remove(path: &Path) -> Result<(), BackupError> {

@@ -203,6 +203,13 @@ impl Drop for Database {
     }
 }
 
+/// The file that is called like `path` with `suffix` behind.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// A file beside the database, locked for the life of the process: SQLite's own locks come and go with its
 /// transactions. It holds the owner's process id, for the message of the one that comes second.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
@@ -210,8 +217,7 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
-    let mut sidecar = path.as_os_str().to_owned();
-    sidecar.push(".lock");
+    let sidecar = beside(path, ".lock");
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&sidecar).map_err(io)?;
     refuse_network(path, &file)?;
@@ -246,9 +252,7 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
 /// page is on disk before there is a log, so the two never meet without an accident.
 pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let log = PathBuf::from(log);
+    let log = beside(path, "-wal");
     if log.exists() && std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Err(OpenError::LogAlone { path: path.to_owned(), log });
     }

@@ -80,23 +80,23 @@ impl InMemory {
     fn remember_seeds(&mut self) -> rusqlite::Result<()> {
         let names: Vec<String> = self
             .prepared
-            .connection
+            .connection()
             .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'modulith\\_\\_%' ESCAPE '\\'")?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        self.prepared.connection.execute_batch("ATTACH ':memory:' AS seed")?;
+        self.prepared.connection().execute_batch("ATTACH ':memory:' AS seed")?;
         for name in names {
-            let rows: i64 = self.prepared.connection.query_row(
+            let rows: i64 = self.prepared.connection().query_row(
                 &format!("SELECT count(*) FROM main.{name}"),
                 [],
                 |row| row.get(0),
             )?;
             if rows > 0 {
                 self.prepared
-                    .connection
+                    .connection()
                     .execute_batch(&format!("CREATE TABLE seed.{name} AS SELECT * FROM main.{name}"))?;
             }
-            let keys: i64 = self.prepared.connection.query_row(
+            let keys: i64 = self.prepared.connection().query_row(
                 &format!("SELECT count(*) FROM pragma_foreign_key_list('{name}')"),
                 [],
                 |row| row.get(0),
@@ -123,7 +123,7 @@ impl InMemory {
 
     fn set_incarnation(&self, sql: &str, set: impl FnOnce(i64) -> i64) -> rusqlite::Result<Identity> {
         self.is_touched.set(true);
-        control(&self.prepared.connection, sql)?;
+        control(self.prepared.connection(), sql)?;
         let identity = self.identity.get();
         let identity = Identity { incarnation: set(identity.incarnation), ..identity };
         self.identity.set(identity);
@@ -143,7 +143,7 @@ impl InMemory {
         let lost = |error: rusqlite::Error| {
             CallFault::from(NotRun::new(modulith_core::NotRunReason::Fault, error.to_string()))
         };
-        control(&self.prepared.connection, "BEGIN IMMEDIATE").map_err(lost)?;
+        control(self.prepared.connection(), "BEGIN IMMEDIATE").map_err(lost)?;
         let mut session = WriteSession::new(Rights::new(&self.prepared, &self.guard), TakenBack::Alone);
         session.now_ms = now_ms;
         let mut done = None;
@@ -155,7 +155,7 @@ impl InMemory {
             Ran::Ok(hooks) => Ok(Pending { database: self, hooks, done }),
             Ran::Again => unreachable!("it can be taken back alone"),
             Ran::Failed(fault) => {
-                control(&self.prepared.connection, "ROLLBACK").map_err(lost)?;
+                control(self.prepared.connection(), "ROLLBACK").map_err(lost)?;
                 Err(fault)
             }
         }
@@ -185,25 +185,25 @@ impl InMemory {
         // Numbers begin anew too, so that a schedule that is played again says the same words.
         self.set_incarnation("UPDATE modulith__identity SET incarnation = 1", |_| 1)?;
         self.is_touched.set(false);
-        control(&self.prepared.connection, "BEGIN IMMEDIATE")?;
+        control(self.prepared.connection(), "BEGIN IMMEDIATE")?;
         self.defer_foreign_keys()?;
         for Table { name, is_seeded } in &self.tables {
-            control(&self.prepared.connection, &format!("DELETE FROM main.{name}"))?;
+            control(self.prepared.connection(), &format!("DELETE FROM main.{name}"))?;
             if *is_seeded {
                 control(
-                    &self.prepared.connection,
+                    self.prepared.connection(),
                     &format!("INSERT INTO main.{name} SELECT * FROM seed.{name}"),
                 )?;
             }
         }
-        control(&self.prepared.connection, "COMMIT")
+        control(self.prepared.connection(), "COMMIT")
     }
 
     /// Tables are filled and emptied in any order. The statement expires every prepared one, so it is left out where
     /// it changes nothing.
     fn defer_foreign_keys(&self) -> rusqlite::Result<()> {
         if self.has_foreign_keys {
-            control(&self.prepared.connection, "PRAGMA defer_foreign_keys = ON")?;
+            control(self.prepared.connection(), "PRAGMA defer_foreign_keys = ON")?;
         }
         Ok(())
     }
@@ -216,17 +216,17 @@ impl InMemory {
     pub fn take_module(&self, from: &InMemory, module: &str) -> rusqlite::Result<()> {
         self.is_touched.set(true);
         let prefix = format!("{module}_");
-        control(&self.prepared.connection, "BEGIN IMMEDIATE")?;
+        control(self.prepared.connection(), "BEGIN IMMEDIATE")?;
         self.defer_foreign_keys()?;
         for Table { name, .. } in self.tables.iter().filter(|table| table.name.starts_with(&prefix)) {
-            control(&self.prepared.connection, &format!("DELETE FROM main.{name}"))?;
+            control(self.prepared.connection(), &format!("DELETE FROM main.{name}"))?;
             let mut select =
-                from.prepared.connection.prepare_cached(&format!("SELECT * FROM main.{name}"))?;
+                from.prepared.connection().prepare_cached(&format!("SELECT * FROM main.{name}"))?;
             let columns = select.column_count();
             let places = (1..=columns).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
             let mut insert = self
                 .prepared
-                .connection
+                .connection()
                 .prepare_cached(&format!("INSERT INTO main.{name} VALUES ({places})"))?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
@@ -235,7 +235,7 @@ impl InMemory {
                 insert.execute(rusqlite::params_from_iter(values))?;
             }
         }
-        control(&self.prepared.connection, "COMMIT")
+        control(self.prepared.connection(), "COMMIT")
     }
 }
 
@@ -247,7 +247,7 @@ impl<T> Pending<'_, T> {
     /// *Not run*: a constraint that is checked at the commit.
     pub fn commit(mut self) -> Result<T, CallFault> {
         let done = self.done.take().expect("it is taken once, here");
-        match control(&self.database.prepared.connection, "COMMIT") {
+        match control(self.database.prepared.connection(), "COMMIT") {
             Ok(()) => {
                 self.database.is_touched.set(true);
                 self.hooks.end(true);
@@ -265,7 +265,7 @@ impl<T> Drop for Pending<'_, T> {
     fn drop(&mut self) {
         if self.done.is_some() {
             self.hooks.end(false);
-            control(&self.database.prepared.connection, "ROLLBACK")
+            control(self.database.prepared.connection(), "ROLLBACK")
                 .expect("a transaction in memory rolls back");
         }
     }

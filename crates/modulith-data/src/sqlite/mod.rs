@@ -16,4 +16,4 @@ mod writer;
 pub use error::OpenError;
 pub use file::{Database, Identity};
 pub use memory::{InMemory, Pending};
-pub use writer::{WriteError, WriterLimits};
+pub use writer::WriterLimits;

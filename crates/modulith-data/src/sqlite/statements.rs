@@ -27,7 +27,7 @@ const STATEMENTS_KEPT: usize = 256;
 pub(super) struct Prepared {
     /// Of each owner: a module, or the framework. Dropped before the connection, since it stands before it.
     kept: RefCell<Vec<(Owner, HashMap<String, Kept>)>>,
-    pub(super) connection: Box<Connection>,
+    connection: Box<Connection>,
 }
 
 type Owner = Option<Arc<str>>;
@@ -44,6 +44,10 @@ impl Prepared {
         Self { kept: RefCell::default(), connection: Box::new(connection) }
     }
 
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Gives the connection back, without what was prepared on it.
     pub(super) fn into_connection(self) -> Connection {
         drop(self.kept);
@@ -53,8 +57,8 @@ impl Prepared {
     /// Prepares a statement that is not kept.
     fn prepare(&self, sql: &str) -> rusqlite::Result<Statement<'static>> {
         let statement = self.connection.prepare(sql)?;
-        // SAFETY: the statement borrows the connection, which is boxed, never moved out, and dropped after `kept`;
-        // what leaves this module borrows `self`.
+        // SAFETY: the statement borrows the connection, which is boxed, never replaced, and dropped or given back only
+        // after `kept` is dropped; no statement leaves this file.
         Ok(unsafe { std::mem::transmute::<Statement<'_>, Statement<'static>>(statement) })
     }
 }

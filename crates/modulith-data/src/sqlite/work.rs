@@ -1,6 +1,5 @@
 //! One piece of work within a batch: its session, how it is taken back, and who waits to hear whether it stands.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use modulith_core::{
@@ -11,6 +10,7 @@ use rusqlite::{Connection, ffi};
 use super::guard::Guard;
 use super::statements::{Prepared, Rights};
 use crate::clock::now_ms;
+use crate::panic::caught;
 use crate::session::Session;
 
 /// What became of one piece of work within its batch.
@@ -33,6 +33,13 @@ impl Hooks {
     }
 }
 
+impl Hooks {
+    /// Nobody knows whether the work stands, so nobody is told.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
 impl Drop for Hooks {
     fn drop(&mut self) {
         self.end(false);
@@ -50,24 +57,22 @@ pub(super) fn run_work(
         return not_run(NotRun::new(NotRunReason::Fault, format!("savepoint: {error}")));
     }
     session.rights.act_as(None);
-    let result = catch_unwind(AssertUnwindSafe(|| run(session)));
+    let result = caught(|| run(session));
     session.rights.act_as(None);
     let hooks = std::mem::take(&mut session.hooks);
     if connection.is_autocommit() {
         return match result {
-            Ok(Err(fault)) => not_run(fault.into()),
+            // That the transaction is gone is the lesser news.
+            Err(fault) if fault.kind != FaultKind::Panicked => not_run(fault.into()),
             _ => Ran::Ok(Hooks::default()),
         };
     }
     let result = match result {
-        Ok(Ok(())) if Protection::DeferredKeys.is_on() && deferred_keys_pending(connection) => {
-            Err(Fault::new(
-                FaultKind::Constraint,
-                "a deferred foreign key is not satisfied at the end of the command",
-            ))
-        }
-        Ok(result) => result,
-        Err(panic) => Err(Fault::new(FaultKind::Panicked, panic_text(panic.as_ref()))),
+        Ok(()) if Protection::DeferredKeys.is_on() && deferred_keys_pending(connection) => Err(Fault::new(
+            FaultKind::Constraint,
+            "a deferred foreign key is not satisfied at the end of the command",
+        )),
+        result => result,
     };
     if !alone {
         return result.map_or(Ran::Again, |()| Ran::Ok(hooks));
@@ -92,12 +97,6 @@ pub(super) fn run_work(
 
 pub(super) fn not_run(not_run: NotRun) -> Ran {
     Ran::Failed(CallFault::NotRun(not_run))
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the module's code panicked: {}", text.unwrap_or("without a message"))
 }
 
 /// A deferred foreign key would fail the COMMIT, and with it every neighbour in the batch.
@@ -197,7 +196,7 @@ pub(super) fn with_setup_session<T, E>(
     setup: impl FnOnce(&mut dyn Session) -> Result<T, E>,
     failed: impl Fn(rusqlite::Error) -> E,
 ) -> Result<T, E> {
-    let connection = &prepared.connection;
+    let connection = prepared.connection();
     control(connection, "BEGIN IMMEDIATE").map_err(&failed)?;
     control(connection, "SAVEPOINT work").map_err(&failed)?;
     let mut session = WriteSession::new(Rights::new(prepared, guard).migrating(), TakenBack::Alone);

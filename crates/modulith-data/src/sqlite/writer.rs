@@ -39,9 +39,6 @@ impl Default for WriterLimits {
     }
 }
 
-/// A write that has no result.
-pub type WriteError = CallFault;
-
 /// Where work waits for the writer.
 pub(super) struct Queue {
     state: Mutex<QueueState>,
@@ -222,7 +219,7 @@ fn commit(
     batch: &mut VecDeque<Box<dyn Job>>,
     careful: &mut u32,
 ) {
-    let connection = &prepared.connection;
+    let connection = prepared.connection();
     let mut ran: Vec<(Box<dyn Job>, Ran)> = Vec::with_capacity(batch.len());
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
@@ -311,7 +308,11 @@ fn answer(ran: impl Iterator<Item = (Box<dyn Job>, Ran)>, fate: impl Fn() -> Res
         match outcome {
             Ran::Ok(mut hooks) => {
                 let fate = fate();
-                hooks.end(fate.is_ok());
+                match &fate {
+                    Ok(()) => hooks.end(true),
+                    Err(CallFault::NotRun(_)) => hooks.end(false),
+                    Err(CallFault::Unknown(_)) => hooks.forget(),
+                }
                 job.finish(fate);
             }
             Ran::Failed(fault) => job.finish(Err(fault)),

@@ -64,12 +64,14 @@ async fn resume(
     Path((module, number)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (driven, row) = operated.one(&module, &number).await?;
-    let says = match driven.sagas.resume(row.id).await.map_err(|error| refused(error, &row))? {
+    let (resumes, id) = (driven.clone(), row.id);
+    let resumed = to_its_end(async move {
+        let drive = resumes.sagas.resume(id).await?;
+        Ok(drive.map(|drive| resumes.drive(drive)))
+    });
+    let says = match resumed.await.map_err(|error| refused(error, &row))? {
         None => "It is walked already, and tries again at once.",
-        Some(drive) => {
-            driven.drive(drive);
-            "It is walked again from its beginning; steps that are done answer from their inboxes."
-        }
+        Some(()) => "It is walked again from its beginning; steps that are done answer from their inboxes.",
     };
     Ok(accepted(&driven, &row, says))
 }
@@ -79,9 +81,12 @@ async fn abort(
     Path((module, number)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (driven, row) = operated.one(&module, &number).await?;
-    if let Some(drive) = driven.sagas.abort(row.id).await.map_err(|error| refused(error, &row))? {
-        driven.drive(drive);
-    }
+    let (aborts, id) = (driven.clone(), row.id);
+    let aborted = to_its_end(async move {
+        let drive = aborts.sagas.abort(id).await?;
+        Ok(drive.map(|drive| aborts.drive(drive)))
+    });
+    aborted.await.map_err(|error| refused(error, &row))?;
     let says = if row.frontier.is_some() {
         "It has turned back already, and undoes what was done."
     } else {
@@ -89,6 +94,19 @@ async fn abort(
          and those before it are undone."
     };
     Ok(accepted(&driven, &row, says))
+}
+
+/// An operator who hangs up must not leave a saga whose mark is taken away and that nobody walks.
+async fn to_its_end<T: Send + 'static>(
+    order: impl Future<Output = Result<T, OrderError>> + Send + 'static,
+) -> Result<T, OrderError> {
+    match tokio::spawn(order).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            let detail = error.to_string();
+            Err(OrderError::Call(NotRun::new(NotRunReason::Panicked, detail).into()))
+        }
+    }
 }
 
 fn accepted(driven: &Driven, row: &SagaRow, says: &str) -> Response {

@@ -34,9 +34,9 @@ const FAULTS_UNTIL: usize = 100;
 const CALLS_MAX: usize = 3;
 /// Callers of one schedule.
 const CALLERS_MAX: usize = 5;
-const MINUTE_MS: i64 = 60 * 1000;
-const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
-/// A clock that jumps forward is past a provider's window, and for a minute not past the time that a look-up waits.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// A clock that jumps forward is past a provider's window, and for so long not past the time that a look-up waits.
+const LOOK_UP_LATER_MS: i64 = 5_000;
 const LOOK_UP_DELAY_MS: i64 = modulith_core::LOOK_UP_DELAY.as_millis() as i64;
 
 /// Which faults come, and in which order things happen.
@@ -64,7 +64,7 @@ struct Engine {
 pub(super) struct Caller {
     pub(super) start: usize,
     key: ClientKey,
-    waits: Option<Answered>,
+    pub(super) waits: Option<Answered>,
     /// What it was told, each time it asked.
     pub(super) heard: Vec<Result<SagaEnd, CallFault>>,
 }
@@ -271,7 +271,7 @@ impl<'s> Play<'s> {
 
     /// A caller that was not told for certain asks again under its key.
     fn call_again(&mut self, caller: usize) {
-        if !matches!(self.callers[caller].heard.last(), Some(Ok(_))) {
+        if self.callers[caller].waits.is_none() && !matches!(self.callers[caller].heard.last(), Some(Ok(_))) {
             self.begin(caller);
         }
     }
@@ -447,7 +447,7 @@ impl<'s> Play<'s> {
             Some(Fault::TwoCoordinators) if event.by != OUTSIDE => self.start_service(event.by.service),
             Some(Fault::Moved) => self.move_modules(),
             Some(Fault::Overtaken) if self.callers.len() < CALLERS_MAX => self.overtake(),
-            Some(Fault::ClockForward) => self.set_clock(DAY_MS + LOOK_UP_DELAY_MS - MINUTE_MS),
+            Some(Fault::ClockForward) => self.set_clock(DAY_MS + LOOK_UP_DELAY_MS - LOOK_UP_LATER_MS),
             Some(Fault::ClockBack) => self.set_clock(-DAY_MS - 1),
             _ => {}
         }

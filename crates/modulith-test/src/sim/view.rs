@@ -76,7 +76,7 @@ impl View<'_> {
                 Some(SagaEnd::Done(_)) => Told::Done,
                 Some(_) => Told::Aborted,
                 // A later attempt that found no room says nothing about an earlier one that is unknown.
-                None if !caller.heard.is_empty() && caller.heard.iter().all(certainly_not) => Told::NotRun,
+                None if caller.waits.is_none() && caller.heard.iter().all(certainly_not) => Told::NotRun,
                 None => Told::Open,
             })
             .collect()
