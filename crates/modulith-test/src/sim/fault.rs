@@ -62,8 +62,7 @@ pub enum Fault {
     ClockBack,
 }
 
-const LATE: [Late; 6] =
-    [Late::Moments(1), Late::Moments(2), Late::Moments(4), Late::Moments(8), Late::End, Late::Pruned];
+const LATE: [Late; 4] = [Late::Moments(1), Late::Moments(4), Late::End, Late::Pruned];
 
 impl Fault {
     /// Every fault that can happen at a moment of this kind.

@@ -8,14 +8,15 @@
 //!
 //! ```no_run
 //! # use modulith_test::sim::{Cast, Simulation, Start};
-//! # fn example(cast: Cast, start: Start) {
+//! # fn example(cast: Cast, start: Start) -> Result<(), Box<modulith_test::sim::Violation>> {
 //! let simulation = Simulation::new(cast, vec![start]).check(|view| {
 //!     let left = view.rows::<(i64,)>("products", "SELECT sum(stock) FROM products_product", ());
 //!     if left[0].0 == 10 { Ok(()) } else { Err(format!("{} are left of 10", left[0].0)) }
 //! });
-//! let report = simulation.single_faults();
-//! let more = simulation.seeds(0..1_000);
+//! let report = simulation.single_faults()?;
+//! let more = simulation.seeds(0..1_000)?;
 //! println!("{} schedules", report.schedules + more.schedules);
+//! # Ok(())
 //! # }
 //! ```
 
@@ -48,7 +49,7 @@ pub fn now_ms() -> i64 {
 
 /// After a fault, the next one is tried at each of so many moments. A saga that waits for a person goes on asking, and
 /// its moments are alike.
-const MOMENTS_TRIED: usize = 120;
+const MOMENTS_TRIED: usize = 50;
 
 type Check = Box<dyn Fn(&View<'_>) -> Result<(), String> + Send + Sync>;
 

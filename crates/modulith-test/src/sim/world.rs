@@ -27,10 +27,29 @@ pub(super) struct Event {
 
 pub(super) enum What {
     Commit(Box<dyn FnOnce(Doing<'_>) -> Option<String> + Send>),
-    Request { to: usize, asked: Asked, context: Context, done: oneshot::Sender<Heard> },
-    Reply { asker: Process, heard: Heard, done: oneshot::Sender<Heard> },
-    Attempt { run: Arc<dyn EffectFn>, context: Context, request: AnyBox, done: oneshot::Sender<EffectRan> },
-    Pause { time: Duration, done: oneshot::Sender<()> },
+    Request {
+        to: usize,
+        asked: Asked,
+        context: Context,
+        done: oneshot::Sender<Heard>,
+    },
+    Reply {
+        asker: Process,
+        heard: Heard,
+        done: oneshot::Sender<Heard>,
+    },
+    Attempt {
+        run: Arc<dyn EffectFn>,
+        context: Context,
+        request: AnyBox,
+        done: oneshot::Sender<EffectRan>,
+    },
+    /// Over at this time, which is known when it enters the queue.
+    Pause {
+        time: Duration,
+        until_ms: i64,
+        done: oneshot::Sender<()>,
+    },
 }
 
 pub(super) type Heard = Result<Told, CallFault>;
@@ -137,7 +156,7 @@ impl World for SimWorld {
 
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send {
         let (done, wait) = oneshot::channel();
-        self.push(What::Pause { time, done });
+        self.push(What::Pause { time, until_ms: 0, done });
         async move {
             // Either way it is over.
             let _ = wait.await;

@@ -7,7 +7,7 @@ mod chain;
 
 use std::time::{Duration, Instant};
 
-use chain::{Refusals, Shape, simulation};
+use chain::{Refusals, Shape, StepOf, simulation};
 use modulith_test::sim::{Report, Simulation, Violation};
 
 fn played(report: Result<Report, Box<Violation>>, shape: &Shape) -> usize {
@@ -18,38 +18,56 @@ fn print(what: &str, schedules: usize, began: Instant) {
     println!("{what}: {schedules} schedules in {:.1} s", began.elapsed().as_secs_f64());
 }
 
-/// Plays every plan of a length.
+/// Plays every one of these plans.
 fn every_plan(
     what: &str,
-    length: usize,
+    shapes: Vec<Shape>,
     refusals: Refusals,
     play: impl Fn(&Simulation) -> Result<Report, Box<Violation>>,
 ) {
     let began = Instant::now();
-    let shapes = Shape::of_length(length);
     let schedules = shapes.iter().map(|shape| played(play(&simulation(shape, refusals)), shape)).sum();
-    print(&format!("{length} steps, {what}"), schedules, began);
+    print(what, schedules, began);
 }
 
 /// A refusal counts as a fault: with one refusal and one fault more these are pairs.
 #[test]
 fn every_single_fault_of_every_plan_of_up_to_three_steps_refused_or_not() {
-    for length in 1..=3 {
-        every_plan("single faults, refused or not", length, Refusals::Each, Simulation::single_faults);
-    }
+    let shapes = (1..=3).flat_map(Shape::of_length).collect();
+    every_plan(
+        "single faults, refused or not, 1 to 3 steps",
+        shapes,
+        Refusals::Each,
+        Simulation::single_faults,
+    );
 }
 
 #[test]
 fn every_single_fault_of_every_plan_of_four_steps() {
-    every_plan("refusals", 4, Refusals::Each, Simulation::without_faults);
-    every_plan("single faults", 4, Refusals::None, Simulation::single_faults);
+    let shapes = Shape::of_length(4);
+    every_plan("refusals, 4 steps", shapes.clone(), Refusals::Each, Simulation::without_faults);
+    every_plan("single faults, 4 steps", shapes, Refusals::None, Simulation::single_faults);
 }
 
 #[test]
-fn every_pair_of_faults_of_every_plan_of_up_to_two_steps() {
-    for length in 1..=2 {
-        every_plan("pairs of faults", length, Refusals::None, Simulation::pairs_of_faults);
-    }
+fn every_pair_of_faults_of_every_plan_of_up_to_two_steps_that_begins_with_a_command() {
+    every_pair(StepOf::Command);
+}
+
+#[test]
+fn every_pair_of_faults_of_every_plan_of_up_to_two_steps_that_begins_with_an_effect() {
+    every_pair(StepOf::Effect);
+}
+
+/// Two tests, since a test has one thread.
+fn every_pair(first: StepOf) {
+    let shapes = (1..=2).flat_map(Shape::of_length).filter(|shape| shape.steps[0] == first);
+    every_plan(
+        "pairs of faults, 1 and 2 steps",
+        shapes.collect(),
+        Refusals::None,
+        Simulation::pairs_of_faults,
+    );
 }
 
 /// Several faults in one schedule, and events in any order.
