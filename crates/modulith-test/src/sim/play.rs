@@ -421,6 +421,7 @@ impl<'s> Play<'s> {
     fn fault_now(&mut self, moment: Moment) -> Option<Fault> {
         let number = self.moments.len();
         self.moments.push(moment);
+        let may_jump = moment != Moment::Attempt && !self.attempt_is_under_way();
         let Some(random) = &mut self.random else {
             return self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault);
         };
@@ -429,9 +430,14 @@ impl<'s> Play<'s> {
             return None;
         }
         let mut faults = Fault::at(moment);
-        // A clock that is set back and believed by a process that starts afterwards makes a provider's window longer
-        // than it is: that is told, and not promised away. It takes three faults, so scripts of two may have it.
-        faults.retain(|fault| *fault != Fault::ClockBack);
+        // What is told and not promised away: a clock that is set back and believed by a process that starts
+        // afterwards, and one that jumps past a provider's window while an attempt is on its way. Both take three
+        // faults to do harm, so scripts of two may have them.
+        faults.retain(|fault| match fault {
+            Fault::ClockBack => false,
+            Fault::ClockForward => may_jump,
+            _ => true,
+        });
         faults.get(random.below(faults.len())).copied()
     }
 

@@ -6,6 +6,7 @@ use modulith_core::{
     CallFault, Direction, Fault, FromRow, NotRunReason, Params, SagaEnd, Snapshot, UndoModel,
 };
 use modulith_data::ModuleCode;
+use modulith_data::saga::AttentionReason;
 use uuid::Uuid;
 
 use super::play::Play;
@@ -83,7 +84,7 @@ impl View<'_> {
     }
 
     /// How many sagas are still open at the end: they wait for a person, since a provider can neither be asked again
-    /// nor asked what it did. Every other saga that has not ended is a violation.
+    /// nor asked what it did, or since too many processes ended while they walked them. Every other saga that has not ended is a violation.
     pub fn open_sagas(&self) -> usize {
         self.sagas().iter().filter(|saga| saga.state < DONE).count()
     }
@@ -152,7 +153,10 @@ impl View<'_> {
                 };
                 let waits_for_a_provider = (0..plan.steps.len())
                     .any(|step| is_begun(step, Direction::Do) || is_begun(step, Direction::Undo));
-                if saga.attention.is_none() || !waits_for_a_provider {
+                // Or it was walked by too many processes that ended, and is left alone until a person resumes it.
+                let ends = AttentionReason::ProcessEnds.code();
+                let is_left_alone = saga.attention.as_deref().is_some_and(|reason| reason.starts_with(ends));
+                if saga.attention.is_none() || !(waits_for_a_provider || is_left_alone) {
                     broken.push(format!("saga {number} of `{}` has not ended", saga.plan));
                 }
                 continue;
