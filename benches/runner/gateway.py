@@ -82,7 +82,8 @@ def main(arguments):
     options = parser("gateway", __doc__.splitlines()[0], [candidate.name for candidate in CANDIDATES])
     add_load_options(options)
     options.set_defaults(callers="64")
-    options.add_argument("--gateway-binary", type=pathlib.Path, help=f"a `store` of an older build, to run as {BEFORE}; a name such as store-4569bc1 tells which")
+    older = f"a `store` of an older build, to run as {BEFORE}; a name such as store-4569bc1 tells which"
+    options.add_argument("--gateway-binary", type=pathlib.Path, help=older)
     chosen = chosen_of(options, arguments, CANDIDATES)
     if not chosen.gateway_binary:
         chosen.candidates = [candidate for candidate in chosen.candidates if candidate.name != BEFORE]
