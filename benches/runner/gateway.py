@@ -87,6 +87,8 @@ def main(arguments):
     chosen = chosen_of(options, arguments, CANDIDATES)
     if not chosen.gateway_binary:
         chosen.candidates = [candidate for candidate in chosen.candidates if candidate.name != BEFORE]
+        if not chosen.candidates:
+            options.error(f"{BEFORE} needs --gateway-binary")
     if not NGINX and any(candidate.behind_nginx for candidate in chosen.candidates):
         sys.exit("nginx is missing: apt-get install nginx-light, or leave it out with --only gateway,direct")
     wanted = {(candidate.manifest, candidate.binary) for candidate in chosen.candidates} | {(BENCHES, "load")}
