@@ -236,7 +236,9 @@ impl Handler for Answers {
             return Handled::Now(told_bytes(&self.hosted.query(contract, method, request)));
         }
         let hosted = self.hosted.clone();
-        Handled::Later(Box::pin(async move { told_bytes(&hosted.answer(envelope.ask, context).await) }))
+        Handled::Later(Box::pin(async move {
+            told_bytes(&hosted.answer(envelope.ask, context).await).map(Into::into)
+        }))
     }
 }
 
