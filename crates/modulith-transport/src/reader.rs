@@ -27,7 +27,7 @@ use crate::{
 /// Reads in one go before others get their turn.
 const READS_MAX: usize = 8;
 /// Pieces of payloads and bodies in one go: between them, what has arrived is read.
-pub(crate) const TURNS_MAX: usize = 4;
+pub(crate) const TURNS_MAX: usize = 8;
 
 const NEVER_MADE: ConnectionError = ConnectionError::Malformed("an answer to a call that was never made");
 

@@ -396,37 +396,30 @@ impl Serving {
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
         let mut turns = 0;
         while !self.sending.is_empty() || !self.asked.is_empty() {
+            self.asked.extend(self.sending.wanted());
+            let said = self.asked.poll(cx);
+            let mut moved = said.is_some();
+            if let Some(said) = said {
+                self.sending.said(said, &mut self.out);
+            }
+            // With more waiting, what is put now would only stand in the way of small frames.
+            if self.waiting() >= CHUNK && self.poll_flush(cx)?.is_pending() {
+                return Ok(());
+            }
+            let before = self.out.len();
+            self.sending.put_next(&mut self.out);
+            moved |= self.out.len() > before || !self.sending.wanted().is_empty();
+            if !moved {
+                break;
+            }
+            turns += 1;
             if turns == TURNS_MAX {
                 cx.waker().wake_by_ref();
                 break;
             }
-            turns += 1;
-            if !self.take_turn(cx) {
-                break;
-            }
-            if self.waiting() >= CHUNK {
-                let _ = self.poll_flush(cx)?;
-            }
         }
         let _ = self.poll_flush(cx)?;
         Ok(())
-    }
-
-    /// Whether anything moved.
-    fn take_turn(&mut self, cx: &mut Context<'_>) -> bool {
-        self.asked.extend(self.sending.wanted());
-        let said = self.asked.poll(cx);
-        let before = self.out.len();
-        let mut moved = said.is_some();
-        if let Some(said) = said {
-            self.sending.said(said, &mut self.out);
-        }
-        // With more waiting, what is put now would only stand in the way of small frames.
-        if self.waiting() < CHUNK {
-            self.sending.put_next(&mut self.out);
-        }
-        moved |= self.out.len() > before || !self.sending.wanted().is_empty();
-        moved
     }
 
     /// Writes until everything is gone or the socket takes no more.

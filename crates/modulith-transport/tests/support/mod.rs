@@ -176,6 +176,7 @@ pub const HELLO: u8 = 2;
 pub const REFUSED: u8 = 3;
 pub const CALL: u8 = 4;
 pub const ANSWER: u8 = 5;
+pub const REJECTED: u8 = 6;
 pub const CANCEL: u8 = 8;
 pub const VOID: u8 = 12;
 pub const PART: u8 = 13;
