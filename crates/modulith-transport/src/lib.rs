@@ -65,7 +65,7 @@ pub use address::{Address, AddressError};
 pub use body::{Answer, Body, BodyError, BodyReader, Reply};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
 pub use frame::{BODY_WINDOW_BYTES, MAGIC, PROTOCOL_VERSION, Priority};
-pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, PeerInfo, Token};
+pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
 pub use peer::Peer;
