@@ -1,22 +1,26 @@
 //! Answers the calls of other services.
 //!
-//! Refuses what the caller's modules did not declare as a need, whatever the caller says. A query runs at once, on the
-//! connection's task; everything else is waited for.
+//! Refuses what the caller's modules did not declare as a need, whatever the caller says, and requests from outside by
+//! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
+//! waited for.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Unknown, UnknownReason, decode};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
+use modulith_gateway::Backend;
 use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
 
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
+use crate::topology::GATEWAY;
 
 /// See the module's documentation.
 pub(crate) struct Answers {
     pub(crate) hosted: Arc<Hosted>,
+    pub(crate) http: Backend,
 }
 
 impl Handler for Answers {
@@ -32,6 +36,12 @@ impl Answers {
     fn handle(&self, call: &Incoming) -> Result<Handled, String> {
         let (head, request) = wire::read(&call.payload)?;
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
+        if head.ask == Ask::Http {
+            return Ok(self.http(head, &request, call).unwrap_or_else(|reason| {
+                tracing::warn!(service = call.peer.service, reason, "request refused");
+                Handled::Now(Err(Rejection::new(reason)))
+            }));
+        }
         if head.ask == Ask::Saga {
             let asked: Asked = decode(&request).map_err(|fault| fault.message)?;
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
@@ -64,8 +74,18 @@ impl Answers {
                 let context = context(head, call);
                 later(async move { hosted.call_effect(method, request, context).await })
             }
-            Ask::Saga => unreachable!("answered above"),
+            Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
+    }
+
+    fn http(&self, head: Head<'_>, request: &Bytes, call: &Incoming) -> Result<Handled, String> {
+        let service = &call.peer.service;
+        if service != GATEWAY {
+            return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
+        }
+        let answer = self.http.answer(context(head, call), request);
+        let answer = answer.map_err(|why| format!("the request cannot be read: {why}"))?;
+        Ok(Handled::Later(Box::pin(async move { Ok(answer.await) })))
     }
 
     /// The first contract that the caller would need and did not declare. A run's contracts are those of its steps; a
