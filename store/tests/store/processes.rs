@@ -154,7 +154,7 @@ async fn internal_sockets_answer_nobody_but_their_peers() -> anyhow::Result<()> 
     let keys = std::fs::metadata(app.data().join("keys/admin.token"))?;
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&keys.permissions()) & 0o777, 0o600);
     let counts = app.send(Request::get("/admin/sagas").admin()).await?;
-    assert_eq!((&counts.json["open"], &counts.json["attention"]), (&json!(0), &json!(0)));
+    assert_eq!((&counts.json["open"], &counts.json["attention"]), (&json!(0), &json!(0)), "{counts:?}");
     app.stop().await
 }
 
