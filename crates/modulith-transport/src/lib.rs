@@ -36,6 +36,7 @@
 //! ```
 
 mod address;
+mod body;
 mod client;
 mod fault;
 mod frame;
@@ -48,14 +49,17 @@ mod outgoing;
 mod peer;
 mod random;
 mod reader;
+mod receiving;
 mod replica;
+mod sending;
 mod serve;
 mod serving;
 mod stream;
 
 pub use address::{Address, AddressError};
+pub use body::{Answer, Body, BodyError, BodyReader, Reply};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
-pub use frame::{MAGIC, PROTOCOL_VERSION, Priority};
+pub use frame::{BODY_WINDOW_BYTES, MAGIC, PROTOCOL_VERSION, Priority};
 pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};

@@ -46,23 +46,39 @@ impl Outgoing {
     }
 
     /// Turns a frame of which nothing was handed over into one that the other side ignores. Taking it out
-    /// would move the frames behind it.
-    pub(crate) fn withdraw(&mut self, frame_from: u64) -> bool {
+    /// would move the frames behind it. Frames of the same id behind it are turned too if there may be any.
+    pub(crate) fn withdraw(&mut self, frame_from: u64, followed_by: Option<u64>) -> bool {
         if frame_from < self.handed() {
             return false;
         }
-        let kind = if let Some(at) = frame_from.checked_sub(self.pending_from) {
-            self.pending.get_mut(at as usize + frame::KIND_AT)
-        } else {
-            let from_end = (self.pending_from - frame_from) as usize;
-            self.front.len().checked_sub(from_end).and_then(|at| self.front.get_mut(at + frame::KIND_AT))
-        };
-        match kind {
-            Some(kind) => {
-                *kind = Kind::Void as u8;
-                true
-            }
-            None => false,
+        if let Some(at) = frame_from.checked_sub(self.pending_from) {
+            return void(&mut self.pending, at as usize, followed_by);
         }
+        let from_end = (self.pending_from - frame_from) as usize;
+        let Some(at) = self.front.len().checked_sub(from_end) else {
+            return false;
+        };
+        let voided = void(&mut self.front, at, followed_by);
+        if voided && followed_by.is_some() {
+            void(&mut self.pending, 0, followed_by);
+        }
+        voided
     }
+}
+
+fn void(frames: &mut [u8], mut at: usize, followed_by: Option<u64>) -> bool {
+    let Some(kind) = frames.get_mut(at + frame::KIND_AT) else {
+        return false;
+    };
+    let Some(id) = followed_by else {
+        *kind = Kind::Void as u8;
+        return true;
+    };
+    while let Some((length, of)) = frames.get(at..).and_then(frame::length_and_id) {
+        if of == id {
+            frames[at + frame::KIND_AT] = Kind::Void as u8;
+        }
+        at += length;
+    }
+    true
 }

@@ -42,7 +42,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                 for _ in 0..id % 50 {
                     tokio::task::yield_now().await;
                 }
-                Ok(call.payload)
+                Ok(call.payload.into())
             }))
         };
         let handler = Arc::new(handler);
