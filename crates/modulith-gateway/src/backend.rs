@@ -3,17 +3,22 @@
 //! It believes what a call says about its caller, because the handshake has proved that the other side is the
 //! gateway: whoever hands calls to this has to refuse everybody else.
 
-use axum::response::IntoResponse;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use axum::response::Response;
 use bytes::Bytes;
 use modulith_core::Context;
+use modulith_transport::{BodyReader, Reply};
 
+use crate::body::{Gathered, arrived};
 use crate::edge::Limits;
 use crate::guard::{self, Line};
-use crate::http::Problem;
 use crate::upstream::GRACE;
-use crate::whole::Gather;
-use crate::wire::{self, Content};
-use crate::{Merged, RouteTable};
+use crate::{Merged, RouteTable, wire};
+
+/// Room for what stands before an answer's body; more is made as needed.
+const HEAD_BYTES: usize = 256;
 
 /// Answers the gateway's requests from a service's routers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,7 +33,8 @@ impl Backend {
         Self { routes: Merged::new(routes), limits }
     }
 
-    /// The answer to a request, as the payload of an answer. `context` has the deadline that the call brought.
+    /// The answer to a request: the payload of a call, of which `request` is left behind the call's head, and the
+    /// body that streams behind it. `context` has the deadline that the call brought.
     ///
     /// # Errors
     ///
@@ -37,13 +43,10 @@ impl Backend {
         &self,
         mut context: Context,
         request: &Bytes,
-    ) -> Result<impl Future<Output = Bytes> + Send + 'static, &'static str> {
+        body: Option<BodyReader>,
+    ) -> Result<impl Future<Output = Reply> + Send + 'static, &'static str> {
         let (head, content) = wire::read_request(request)?;
-        let body = match content {
-            Content::Whole(body) if body.is_empty() => axum::body::Body::empty(),
-            Content::Whole(body) => body.into(),
-            Content::Streamed(_) => return Err("it has a body that streams"),
-        };
+        let body = arrived(content, body)?;
         let mut request = head.map(|()| body);
         // The gateway waits longer than its client, for the sake of answers that come at the last moment.
         context.deadline = context.deadline.and_then(|deadline| deadline.checked_sub(GRACE));
@@ -55,23 +58,24 @@ impl Backend {
             let request_id = context.request_id.clone();
             let response = guard::run(routes, request, context, limits.grace).await;
             line.log(&request_id, response.status());
-            let (mut head, body) = response.into_parts();
-            let body = match Gather::of(body) {
-                Ok(body) => body.whole().await,
-                Err(body) => axum::body::to_bytes(body, usize::MAX).await,
-            };
-            let body = match body {
-                Ok(body) => body,
-                Err(error) => {
-                    tracing::error!(%request_id, %error, "an answer's body broke");
-                    let (problem, _) = Problem::internal().into_response().into_parts();
-                    head = problem;
-                    Bytes::new()
-                }
-            };
-            let mut payload = Vec::with_capacity(256 + body.len());
-            wire::put_answer(&mut payload, head.status, &head.headers, &Content::Whole(body));
-            payload.into()
+            reply(response).await
         })
     }
+}
+
+async fn reply(response: Response) -> Reply {
+    let (head, body) = response.into_parts();
+    let mut body = Gathered::new(body);
+    // What is there without waiting goes with the head; for the rest nobody should have to wait.
+    let is_whole =
+        body.is_short() && poll_fn(|cx| Poll::Ready(matches!(body.poll_read(cx), Poll::Ready(Ok(()))))).await;
+    let (content, body) = if is_whole {
+        (body.into_whole(), None)
+    } else {
+        let (content, body) = body.into_stream();
+        (content, Some(body))
+    };
+    let mut payload = Vec::with_capacity(HEAD_BYTES + content.bytes_within());
+    wire::put_answer(&mut payload, head.status, &head.headers, &content);
+    Reply { payload: payload.into(), body }
 }

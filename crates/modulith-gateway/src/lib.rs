@@ -12,6 +12,7 @@
 //! A client cannot tell the two apart, except by a service that is down.
 
 mod backend;
+mod body;
 mod edge;
 mod gateway;
 mod guard;
@@ -23,7 +24,6 @@ mod secret;
 mod serve;
 mod session;
 mod upstream;
-mod whole;
 mod wire;
 
 pub use backend::Backend;
@@ -33,4 +33,4 @@ pub use routes::{Merged, RouteProblem, RouteTable};
 pub use secret::{AccessToken, KeyError};
 pub use serve::{Listener, serve, serve_stream};
 pub use session::{IssueError, SessionKeys, TokenError, Verified};
-pub use upstream::{PutHead, Upstream};
+pub use upstream::{BACK_OFF_MAX, PutHead, Upstream};

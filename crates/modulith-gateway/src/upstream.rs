@@ -4,25 +4,28 @@
 //! have (502). A request is sent twice only when the first time cannot matter: it certainly did not run, or it is
 //! idempotent and has no body. A client is told nothing of the inside: addresses and causes go to the log.
 
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use modulith_core::{Context, Fault};
-use modulith_transport::{CallFault, NotRun, Peer, Priority, Unknown};
+use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, Unknown};
 
+use crate::body::{Gathered, arrived};
 use crate::http::Problem;
-use crate::whole::Gather;
-use crate::wire::{self, Content};
+use crate::wire;
 
 /// How long after its deadline a service may still answer: its answer tells more than ours. Less than the
 /// edge's, so that it is this side, which knows what was sent, that speaks first. The transport's deadline is
 /// the context's and this.
 pub(crate) const GRACE: Duration = Duration::from_millis(200);
+/// How long a request waits for a service that is not connected at the moment; and, so that this is enough for one
+/// more attempt to connect, the longest back-off of the peer given to [`Upstream::new`].
+pub const BACK_OFF_MAX: Duration = Duration::from_millis(100);
 /// The second one finds another replica, or the same one come back.
 const ATTEMPTS_MAX: u32 = 2;
 /// Room for what stands before a request's body; more is made as needed.
@@ -92,30 +95,36 @@ impl Service {
         priority: Priority,
     ) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
-        let body = match Gather::of(body) {
-            Ok(body) => body.whole().await,
-            Err(body) => axum::body::to_bytes(body, usize::MAX).await,
+        let mut body = Gathered::new(body);
+        let (content, mut body) = match body.is_short() {
+            // Waiting for a slow client is cheap here, and what has not been sent has certainly not run.
+            true => match poll_fn(|cx| body.poll_read(cx)).await {
+                Ok(()) => (body.into_whole(), None),
+                // The edge knows if it was its length.
+                Err(_) => return Err(body_unreadable()),
+            },
+            false => {
+                let (content, body) = body.into_stream();
+                (content, Some(body))
+            }
         };
-        // The edge knows if it was its length.
-        let body = body.map_err(|_| {
-            Problem::new(StatusCode::BAD_REQUEST, "body-unreadable", "The body could not be read")
-        })?;
-        let may_run_twice = body.is_empty() && is_idempotent(&head.method);
-        let mut payload = Vec::with_capacity(HEAD_BYTES + body.len());
+        let is_streamed = body.is_some();
+        let may_run_twice = is_idempotent(&head.method) && content.is_empty();
+        let mut payload = Vec::with_capacity(HEAD_BYTES + content.bytes_within());
         (self.put_head)(context, &mut payload).map_err(|fault| {
             tracing::error!(request_id = %context.request_id, service = self.name, %fault, "request not sent");
             Problem::internal()
         })?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        wire::put_request(&mut payload, &head.method, target, &head.headers, &Content::Whole(body));
-        drop((head.headers, head.uri));
+        wire::put_request(&mut payload, &head.method, target, &head.headers, &content);
+        drop((head.headers, head.uri, content));
         let payload = Bytes::from(payload);
 
         let deadline = context.deadline_or_default() + GRACE;
         let mut may_have_run = false;
         for attempt in 1.. {
-            let fault = match self.peer.call(deadline, priority, payload.clone()).await {
-                Ok(answer) => return self.answer(&answer, &head.method),
+            let fault = match self.peer.open(deadline, priority, payload.clone(), body.take()).await {
+                Ok(answer) => return self.answer(answer, &head.method),
                 Err(fault) => fault,
             };
             tracing::warn!(request_id = %context.request_id, service = self.name, %fault, "no answer");
@@ -123,25 +132,33 @@ impl Service {
                 CallFault::NotRun(why) => matches!(why, NotRun::Unreachable(_) | NotRun::Rejected(_)),
                 CallFault::Unknown(why) => may_run_twice && *why == Unknown::ConnectionLost,
             };
-            if !again || attempt == ATTEMPTS_MAX {
+            if !again || is_streamed || attempt == ATTEMPTS_MAX {
                 return Err(problem(fault, may_have_run, &head.method));
+            }
+            if let CallFault::NotRun(NotRun::Unreachable(_)) = fault {
+                let soon = (Instant::now() + BACK_OFF_MAX).min(deadline);
+                // Without a connection the next attempt says why.
+                let _ = self.peer.connected(soon).await;
             }
             may_have_run |= matches!(fault, CallFault::Unknown(_));
         }
         unreachable!("the loop ends by its attempts")
     }
 
-    fn answer(&self, payload: &Bytes, method: &Method) -> Result<Response, Problem> {
-        let (answer, content) = wire::read_answer(payload).map_err(|why| {
+    fn answer(&self, answer: Answer, method: &Method) -> Result<Response, Problem> {
+        let read = wire::read_answer(&answer.payload).and_then(|(head, content)| {
+            let body = arrived(content, answer.body)?;
+            Ok(head.map(|()| body))
+        });
+        read.map_err(|why| {
             tracing::warn!(service = self.name, why, "an answer cannot be read");
             broken(method)
-        })?;
-        Ok(answer.map(|()| match content {
-            Content::Whole(body) if body.is_empty() => Body::empty(),
-            Content::Whole(body) => Body::from(body),
-            Content::Streamed(_) => Body::empty(),
-        }))
+        })
     }
+}
+
+fn body_unreadable() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "body-unreadable", "The body could not be read")
 }
 
 /// What a client is told of a call without an answer. `may_have_run`: an earlier attempt.

@@ -43,6 +43,20 @@ pub(crate) enum Content {
     Streamed(Option<u64>),
 }
 
+impl Content {
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Whole(body) if body.is_empty())
+    }
+
+    /// What the head has of it.
+    pub(crate) fn bytes_within(&self) -> usize {
+        match self {
+            Self::Whole(body) => body.len(),
+            Self::Streamed(_) => 0,
+        }
+    }
+}
+
 /// Appends a request.
 pub(crate) fn put_request(
     out: &mut Vec<u8>,

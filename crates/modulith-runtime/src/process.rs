@@ -12,7 +12,9 @@ use axum::response::Response;
 use axum::routing::get;
 use modulith_core::Context;
 use modulith_gateway::http::{Query, finish};
-use modulith_gateway::{Edge, Gateway, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream};
+use modulith_gateway::{
+    BACK_OFF_MAX, Edge, Gateway, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
+};
 use modulith_transport::{Hello, HttpTask, Peer, Token};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -174,7 +176,7 @@ pub(crate) async fn gateway(
     let doors: Vec<Door> = (topology.services.iter())
         .map(|service| {
             let address = topology.listen_address(service, data);
-            let limits = modulith_transport::Limits::default();
+            let limits = modulith_transport::Limits { back_off_max: BACK_OFF_MAX, ..Default::default() };
             let peer = Peer::new(vec![address], hello.clone(), admit.clone(), limits);
             let upstream = Upstream::new(&service.name, peer, put_http);
             Door { modules: service.modules.clone(), upstream }

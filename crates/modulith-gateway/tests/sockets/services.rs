@@ -1,12 +1,11 @@
 //! Services behind the gateway, as connections of the transport: some with routes, some that misbehave.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use modulith_core::{Context, Fault, Principal};
-use modulith_gateway::{Backend, Upstream};
+use modulith_gateway::{BACK_OFF_MAX, Backend, Upstream};
 use modulith_transport::{
     Address, Handled, Handler, Hello, Incoming, Limits, Listener, Peer, Rejection, Token, serve,
     serve_connection,
@@ -34,15 +33,15 @@ pub(crate) fn take_head(call: &Incoming) -> (Context, Bytes) {
 }
 
 pub(crate) fn upstream(addresses: Vec<Address>) -> Upstream {
-    let limits = Limits { back_off_max: Duration::from_millis(20), ..Limits::default() };
+    let limits = Limits { back_off_max: BACK_OFF_MAX, ..Limits::default() };
     Upstream::new("orders", Peer::new(addresses, hello("gateway"), Arc::new(|_| Ok(())), limits), put_head)
 }
 
 /// A handler over routes, as a service has it.
 pub(crate) fn routed(backend: Backend) -> impl Handler {
-    move |call: Incoming| {
+    move |mut call: Incoming| {
         let (context, request) = take_head(&call);
-        match backend.answer(context, &request) {
+        match backend.answer(context, &request, call.body.take()) {
             Ok(answer) => Handled::Later(Box::pin(async move { Ok(answer.await) })),
             Err(why) => Handled::Now(Err(Rejection::new(why))),
         }
@@ -76,7 +75,7 @@ pub(crate) async fn acting(act: impl Fn(Incoming) -> Act + Send + Sync + 'static
                     let (act, cut) = (act(call), cut.clone());
                     Handled::Later(Box::pin(async move {
                         if let Some(answer) = act.await {
-                            return Ok(answer);
+                            return Ok(answer.into());
                         }
                         cut.cancel();
                         std::future::pending().await

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Unknown, UnknownReason, decode};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
 use modulith_gateway::Backend;
-use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
+use modulith_transport::{BodyReader, Handled, Handler, HelloInfo, Incoming, Rejection};
 
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
@@ -24,8 +24,9 @@ pub(crate) struct Answers {
 }
 
 impl Handler for Answers {
-    fn handle_now(&self, call: Incoming) -> Handled {
-        self.handle(&call).unwrap_or_else(|reason| {
+    fn handle_now(&self, mut call: Incoming) -> Handled {
+        let body = call.body.take();
+        self.handle(&call, body).unwrap_or_else(|reason| {
             // Certainly not run, and not worth repeating.
             Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
@@ -33,11 +34,11 @@ impl Handler for Answers {
 }
 
 impl Answers {
-    fn handle(&self, call: &Incoming) -> Result<Handled, String> {
+    fn handle(&self, call: &Incoming, body: Option<BodyReader>) -> Result<Handled, String> {
         let (head, request) = wire::read(&call.payload)?;
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
         if head.ask == Ask::Http {
-            return Ok(self.http(head, &request, call).unwrap_or_else(|reason| {
+            return Ok(self.http(head, &request, body, call).unwrap_or_else(|reason| {
                 tracing::warn!(service = call.peer.service, reason, "request refused");
                 Handled::Now(Err(Rejection::new(reason)))
             }));
@@ -78,12 +79,18 @@ impl Answers {
         })
     }
 
-    fn http(&self, head: Head<'_>, request: &Bytes, call: &Incoming) -> Result<Handled, String> {
+    fn http(
+        &self,
+        head: Head<'_>,
+        request: &Bytes,
+        body: Option<BodyReader>,
+        call: &Incoming,
+    ) -> Result<Handled, String> {
         let service = &call.peer.service;
         if service != GATEWAY {
             return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
         }
-        let answer = self.http.answer(context(head, call), request);
+        let answer = self.http.answer(context(head, call), request, body);
         let answer = answer.map_err(|why| format!("the request cannot be read: {why}"))?;
         Ok(Handled::Later(Box::pin(async move { Ok(answer.await) })))
     }
