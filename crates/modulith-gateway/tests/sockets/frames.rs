@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::services::{acting, listen, routed, upstream};
+use crate::services::{acting, die, listen, routed, upstream};
 use crate::world::{World, ask, get_path, orders, post_json, read_reply};
 
 /// An answer of 200 with the body `ok`.
@@ -59,7 +59,10 @@ async fn a_service_that_is_down_is_503_and_one_that_breaks_off_502() {
     }
 
     let broken = |answer: Option<&'static [u8]>| {
-        acting(move |_| std::future::ready(answer.map(Bytes::from_static)).boxed())
+        acting(move |cut| match answer {
+            Some(answer) => std::future::ready(Bytes::from_static(answer).into()).boxed(),
+            None => die(cut).boxed(),
+        })
     };
     for answer in [None, Some(&b""[..]), Some(b"\x04what"), Some(b"\x06\xc8"), Some(b"\x06\xc8\0\x01\xff")] {
         let gateway = world.gateway([("/orders", world.upstream(broken(answer).await))]).await;
@@ -154,9 +157,9 @@ async fn a_connection_that_breaks_costs_an_idempotent_request_nothing() {
         // Two replicas, so that there is a connection left; the first call of all is cut off.
         let calls: &'static AtomicUsize = Box::leak(Box::default());
         let cut_first = || {
-            acting(|_| {
-                let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
-                std::future::ready((!is_first).then_some(OK)).boxed()
+            acting(|cut| match calls.fetch_add(1, Ordering::SeqCst) {
+                0 => die(cut).boxed(),
+                _ => std::future::ready(OK.into()).boxed(),
             })
         };
         let replicas = upstream(vec![cut_first().await, cut_first().await]);

@@ -6,4 +6,5 @@ mod parity;
 mod problems;
 mod serve;
 mod services;
+mod streams;
 mod world;

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use modulith_core::{Context, Fault, Principal};
 use modulith_gateway::{BACK_OFF_MAX, Backend, Upstream};
 use modulith_transport::{
-    Address, Handled, Handler, Hello, Incoming, Limits, Listener, Peer, Rejection, Token, serve,
+    Address, Handled, Handler, Hello, Incoming, Limits, Listener, Peer, Rejection, Reply, Token, serve,
     serve_connection,
 };
 use tokio_util::sync::CancellationToken;
@@ -58,11 +58,10 @@ pub(crate) async fn listen(address: &str, handler: impl Handler) -> Address {
     address
 }
 
-/// What a service does that misbehaves: it answers, or takes its whole connection down.
-pub(crate) type Act = BoxFuture<'static, Option<Bytes>>;
-
-/// A service that acts on each call in turn; `None` cuts the connection, with what was read and not answered.
-pub(crate) async fn acting(act: impl Fn(Incoming) -> Act + Send + Sync + 'static) -> Address {
+/// A service that acts on each call; the token cuts its connection, with what was read and not answered.
+pub(crate) async fn acting(
+    act: impl Fn(CancellationToken) -> BoxFuture<'static, Reply> + Send + Sync + 'static,
+) -> Address {
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.address().unwrap();
     let act = Arc::new(act);
@@ -71,15 +70,9 @@ pub(crate) async fn acting(act: impl Fn(Incoming) -> Act + Send + Sync + 'static
             let cut = CancellationToken::new();
             let handler = {
                 let (act, cut) = (act.clone(), cut.clone());
-                move |call: Incoming| {
-                    let (act, cut) = (act(call), cut.clone());
-                    Handled::Later(Box::pin(async move {
-                        if let Some(answer) = act.await {
-                            return Ok(answer.into());
-                        }
-                        cut.cancel();
-                        std::future::pending().await
-                    }))
+                move |_| {
+                    let reply = act(cut.clone());
+                    Handled::Later(Box::pin(async move { Ok(reply.await) }))
                 }
             };
             let admit = Arc::new(|_: &_| Ok(()));
@@ -90,4 +83,10 @@ pub(crate) async fn acting(act: impl Fn(Incoming) -> Act + Send + Sync + 'static
         }
     });
     address
+}
+
+/// Cuts the connection, and does not return.
+pub(crate) async fn die<T>(cut: CancellationToken) -> T {
+    cut.cancel();
+    std::future::pending().await
 }
