@@ -1,18 +1,22 @@
 //! The way from the gateway to a service: what travels, and what breaks.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use modulith_gateway::http::{finish, get};
-use modulith_gateway::{Backend, RouteTable};
-use tokio::io::AsyncWriteExt;
+use modulith_gateway::{Backend, Merged, RouteTable};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tower::Layer;
 
 use crate::services::{acting, die, listen, routed, upstream};
-use crate::world::{World, ask, get_path, orders, post_json, read_reply};
+use crate::world::{World, ask, get_path, orders, post_json, read_head, read_reply, tcp};
 
 /// An answer of 200 with the body `ok`.
 const OK: Bytes = Bytes::from_static(b"\x06\xc8\0\0\0ok");
@@ -44,6 +48,97 @@ async fn headers_of_a_connection_end_with_it() {
         (reply.header("x-end"), reply.header("x-hop"), reply.header("keep-alive")),
         (Some("1"), None, None)
     );
+}
+
+/// Sends these bytes and reads what comes until the end.
+async fn exchange(door: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(door).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn every_answer_is_as_the_service_made_it() {
+    let world = World::new();
+    async fn odd(headers: http::HeaderMap) -> Response {
+        let mut answer = Response::new(Body::empty());
+        for value in headers.get_all("x-odd") {
+            answer.headers_mut().append("x-odd", value.clone());
+        }
+        answer.headers_mut().append("set-cookie", "a=1".parse().unwrap());
+        answer.headers_mut().append("set-cookie", "b=2".parse().unwrap());
+        answer
+    }
+    async fn length(status: http::StatusCode) -> Response {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = status;
+        answer.headers_mut().insert("content-length", 7.into());
+        answer.headers_mut().insert("etag", "\"x\"".parse().unwrap());
+        answer
+    }
+    let router = || {
+        finish(
+            axum::Router::new()
+                .route("/orders/odd", get(odd))
+                .route("/orders/304", get(async || length(http::StatusCode::NOT_MODIFIED).await))
+                .route("/orders/204", get(async || http::StatusCode::NO_CONTENT))
+                .route("/orders/205", get(async || http::StatusCode::RESET_CONTENT))
+                .route("/orders/299", get(async || http::StatusCode::from_u16(299).unwrap()))
+                .route("/orders/text", get(async || "some text")),
+        )
+    };
+    let routes = || RouteTable::new([("/orders", router())]).unwrap();
+    let whole = tcp(world.edge().layer(Merged::new(routes()))).await;
+    let split =
+        world.gateway([("/orders", world.upstream(world.backend("127.0.0.1:0", routes()).await))]).await;
+    for (method, path, extra) in [
+        ("GET", "/orders/odd", &b"X-Odd: caf\xe9\r\nx-odd:\r\nx-odd: \xff\xfe, \t1\r\n"[..]),
+        ("GET", "/orders/304", b""),
+        ("HEAD", "/orders/304", b""),
+        ("GET", "/orders/204", b""),
+        ("GET", "/orders/205", b""),
+        ("GET", "/orders/299", b""),
+        ("HEAD", "/orders/text", b""),
+        ("GET", "/orders/text?a=%ff&b", b""),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-request-id: r\r\n");
+        let request = [head.as_bytes(), extra, b"\r\n"].concat();
+        let undated = |answer: Vec<u8>| {
+            let mut lines: Vec<Vec<u8>> = answer.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+            lines.retain(|line| !line.starts_with(b"date: "));
+            lines
+        };
+        let (whole, split) = (exchange(whole, &request).await, exchange(split, &request).await);
+        assert_eq!(undated(whole.clone()), undated(split), "{method} {path}");
+        if path == "/orders/odd" {
+            let odd = b"x-odd: caf\xe9\r\nx-odd: \r\nx-odd: \xff\xfe, \t1\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n";
+            assert!(whole.windows(odd.len()).any(|at| at == odd), "{}", String::from_utf8_lossy(&whole));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_is_told_to_go_on_or_is_refused() {
+    let mut world = World::new();
+    world.limits.body_bytes_max = 1 << 20;
+    let split = world.split().await;
+    for size in [5, 100_000] {
+        let mut stream = TcpStream::connect(split).await.unwrap();
+        let head = format!(
+            "POST /orders/bytes HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {size}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(read_head(&mut stream).await, (100, vec![]));
+        stream.write_all(&vec![b'x'; size]).await.unwrap();
+        assert_eq!(read_reply(&mut stream, false).await.json(), size);
+    }
+    let mut stream = TcpStream::connect(split).await.unwrap();
+    let head =
+        b"POST /orders/bytes HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9999999\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    assert_eq!(read_reply(&mut stream, false).await.status, 413);
 }
 
 #[tokio::test]
