@@ -3,13 +3,13 @@
 //! It believes what a call says about its caller, because the handshake has proved that the other side is the
 //! gateway: whoever hands calls to this has to refuse everybody else.
 
-use std::future::poll_fn;
-use std::task::Poll;
+use std::future::{poll_fn, ready};
+use std::task::{self, Poll, Waker};
 
 use axum::response::Response;
 use bytes::Bytes;
 use modulith_core::Context;
-use modulith_transport::{BodyReader, Reply};
+use modulith_transport::{BodyReader, Handled, Reply};
 
 use crate::body::{Gathered, arrived};
 use crate::edge::Limits;
@@ -33,32 +33,40 @@ impl Backend {
         Self { routes: Merged::new(routes), limits }
     }
 
-    /// The answer to a request: the payload of a call, of which `request` is left behind the call's head, and the
-    /// body that streams behind it. `context` has the deadline that the call brought.
+    /// Runs a request: of the payload of a call, `request` is what is left behind the head, and `body` streams
+    /// behind it. `context` has the deadline that the call brought.
+    ///
+    /// Most handlers answer without waiting, and then the call is over here: nothing is kept for it.
     ///
     /// # Errors
     ///
     /// If the request cannot be read, what is wrong with it. Nothing has run then.
-    pub fn answer(
+    pub fn handle(
         &self,
         mut context: Context,
         request: &Bytes,
         body: Option<BodyReader>,
-    ) -> Result<impl Future<Output = Reply> + Send + 'static, &'static str> {
+    ) -> Result<Handled, &'static str> {
         let (head, content) = wire::read_request(request)?;
         let body = arrived(content, body)?;
         let mut request = head.map(|()| body);
         // The gateway waits longer than its client, for the sake of answers that come at the last moment.
         context.deadline = context.deadline.and_then(|deadline| deadline.checked_sub(GRACE));
         let (routes, limits) = (self.routes.clone(), self.limits);
-        Ok(async move {
+        let mut answer = Box::pin(async move {
             let line = Line::of(&request);
             limits.mark(&mut request);
             request.extensions_mut().insert(context.clone());
             let request_id = context.request_id.clone();
             let response = guard::run(routes, request, context, limits.grace).await;
             line.log(&request_id, response.status());
-            reply(response).await
+            Ok(reply(response).await)
+        });
+        // If it has to wait, whoever polls it next is whom it wakes.
+        Ok(match answer.as_mut().poll(&mut task::Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(Reply { payload, body: None })) => Handled::Now(Ok(payload)),
+            Poll::Ready(reply) => Handled::Later(Box::pin(ready(reply))),
+            Poll::Pending => Handled::Later(answer),
         })
     }
 }

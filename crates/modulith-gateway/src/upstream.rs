@@ -123,22 +123,23 @@ impl Service {
         let deadline = context.deadline_or_default() + GRACE;
         let mut may_have_run = false;
         for attempt in 1.. {
+            if !self.peer.is_connected() {
+                let soon = (Instant::now() + BACK_OFF_MAX).min(deadline);
+                // Without a connection the attempt says why.
+                let _ = self.peer.connected(soon).await;
+            }
             let fault = match self.peer.open(deadline, priority, payload.clone(), body.take()).await {
                 Ok(answer) => return self.answer(answer, &head.method),
                 Err(fault) => fault,
             };
             tracing::warn!(request_id = %context.request_id, service = self.name, %fault, "no answer");
             let again = match &fault {
-                CallFault::NotRun(why) => matches!(why, NotRun::Unreachable(_) | NotRun::Rejected(_)),
+                // It was lost in between. Who refuses says so again.
+                CallFault::NotRun(why) => matches!(why, NotRun::Unreachable(_)),
                 CallFault::Unknown(why) => may_run_twice && *why == Unknown::ConnectionLost,
             };
             if !again || is_streamed || attempt == ATTEMPTS_MAX {
                 return Err(problem(fault, may_have_run, &head.method));
-            }
-            if let CallFault::NotRun(NotRun::Unreachable(_)) = fault {
-                let soon = (Instant::now() + BACK_OFF_MAX).min(deadline);
-                // Without a connection the next attempt says why.
-                let _ = self.peer.connected(soon).await;
             }
             may_have_run |= matches!(fault, CallFault::Unknown(_));
         }
@@ -165,12 +166,10 @@ fn body_unreadable() -> Problem {
 fn problem(fault: CallFault, may_have_run: bool, method: &Method) -> Problem {
     match fault {
         CallFault::NotRun(_) if may_have_run => broken(method),
-        CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Refused(_)) => {
-            Problem::unavailable("service-unavailable")
-        }
         CallFault::NotRun(NotRun::QueueFull | NotRun::Rejected(_)) => Problem::unavailable("overloaded"),
         CallFault::NotRun(NotRun::Deadline) => Problem::deadline(),
         CallFault::NotRun(NotRun::TooLarge { .. }) => Problem::internal(),
+        CallFault::NotRun(_) => Problem::unavailable("service-unavailable"),
         CallFault::Unknown(Unknown::Deadline) => Problem::late(method),
         CallFault::Unknown(Unknown::ConnectionLost | Unknown::NoAnswer(_)) => broken(method),
     }

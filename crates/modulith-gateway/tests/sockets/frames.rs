@@ -177,7 +177,7 @@ async fn a_request_that_cannot_be_read_is_refused_and_has_not_run() {
         let backend = backend.clone();
         move |_| {
             let answer =
-                backend.answer(modulith_core::Context::background("r"), &Bytes::from_static(request), None);
+                backend.handle(modulith_core::Context::background("r"), &Bytes::from_static(request), None);
             let why = answer.err().expect("it cannot be read");
             modulith_transport::Handled::Now(Err(modulith_transport::Rejection::new(why)))
         }

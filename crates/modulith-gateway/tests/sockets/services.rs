@@ -41,10 +41,8 @@ pub(crate) fn upstream(addresses: Vec<Address>) -> Upstream {
 pub(crate) fn routed(backend: Backend) -> impl Handler {
     move |mut call: Incoming| {
         let (context, request) = take_head(&call);
-        match backend.answer(context, &request, call.body.take()) {
-            Ok(answer) => Handled::Later(Box::pin(async move { Ok(answer.await) })),
-            Err(why) => Handled::Now(Err(Rejection::new(why))),
-        }
+        let handled = backend.handle(context, &request, call.body.take());
+        handled.unwrap_or_else(|why| Handled::Now(Err(Rejection::new(why))))
     }
 }
 

@@ -90,9 +90,8 @@ impl Answers {
         if service != GATEWAY {
             return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
         }
-        let answer = self.http.answer(context(head, call), request, body);
-        let answer = answer.map_err(|why| format!("the request cannot be read: {why}"))?;
-        Ok(Handled::Later(Box::pin(async move { Ok(answer.await) })))
+        let handled = self.http.handle(context(head, call), request, body);
+        handled.map_err(|why| format!("the request cannot be read: {why}"))
     }
 
     /// The first contract that the caller would need and did not declare. A run's contracts are those of its steps; a
