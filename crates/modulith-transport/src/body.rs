@@ -47,6 +47,8 @@ pub enum BodyError {
 }
 
 impl Body {
+    /// A body of what this stream gives. A [`BodyReader`] is such a stream, so what is read from one call can be sent on
+    /// with another.
     pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Self(Box::pin(stream))
     }

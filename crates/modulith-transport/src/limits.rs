@@ -7,7 +7,8 @@
 //! that run or arrive in parts, `in_flight_bytes_max` and one more (72 MiB); payloads that leave in parts, as much again
 //! (72 MiB); bytes waiting to be written, `write_buffer_bytes_max` and one turn (16 MiB); streamed bodies that nobody
 //! reads, `bodies_max` windows (128 MiB, and twice that while a buffer grows); the read buffer (256 KiB); and 65,536
-//! notes of 48 bytes about what was refused and is still on its way (3 MiB). Only a peer that uses every limit at once gets
+//! notes of 48 bytes about what was refused and is still on its way (3 MiB). A payload of 8 to 64 KiB keeps the read buffer
+//! that it came in, of up to 128 KiB, for as long as its call runs. Only a peer that uses every limit at once gets
 //! that far, and lowering the first, the third and `bodies_max` lowers all of it. What handlers and bodies make of it is
 //! theirs to bound; of each body that is sent, one piece is held.
 
@@ -21,7 +22,7 @@ pub struct Limits {
     /// The largest payload of one call or answer. Default 8 MiB. Streamed bodies have no such limit.
     ///
     /// A larger call is refused before it is sent; a larger answer is *unknown* to its caller, because the
-    /// call has run. Payloads above 64 KiB travel in parts, between which other calls pass.
+    /// call has run. It must stay below 4 GiB. Payloads above 64 KiB travel in parts, between which other calls pass.
     pub payload_bytes_max: usize,
     /// Calls that one [`crate::Peer`] has in flight, over all replicas, and calls that one served connection
     /// has running. Default 4096. The next is refused at once, as *not run*.

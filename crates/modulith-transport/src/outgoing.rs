@@ -82,3 +82,35 @@ fn void(frames: &mut [u8], mut at: usize, followed_by: Option<u64>) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::frame::{BODY_MAX, Frame};
+
+    /// A call that is withdrawn takes what follows it along, in both buffers, and nothing of others.
+    #[test]
+    fn what_follows_a_withdrawn_call_is_withdrawn_too() {
+        for is_followed in [true, false] {
+            let mut out = Outgoing::default();
+            for (at, id) in [1, 2, 1, 2].into_iter().enumerate() {
+                frame::put(&mut out.pending, Kind::Data, id, &[7; 100][at..]);
+            }
+            out.advance();
+            frame::put(&mut out.pending, Kind::Data, 1, b"behind");
+            frame::put(&mut out.pending, Kind::Data, 2, b"behind");
+            let first_is_handed = Outgoing { written: 1, ..Outgoing::default() }.withdraw(0, Some(1));
+            assert!(!first_is_handed);
+            let third_from = 2 * (frame::HEADER as u64 + 100) - 1;
+            assert!(out.withdraw(third_from, is_followed.then_some(1)));
+            let mut bytes = BytesMut::from(&[out.front, out.pending].concat()[..]);
+            let mut voided = Vec::new();
+            while let Some(frame) = Frame::take(&mut bytes, BODY_MAX).expect("well formed") {
+                voided.push(frame.kind == Kind::Void);
+            }
+            assert_eq!(voided, [false, false, true, false, is_followed, false]);
+        }
+    }
+}

@@ -135,8 +135,8 @@ impl Peer {
     /// answer, behind which there may be a body too.
     ///
     /// Otherwise it is a [`call`](Self::call). Bodies are bounded by [`Limits::body_idle_max`] instead of the deadline, and
-    /// by [`Limits::bodies_max`]. The body of the call goes on when the answer is there, until it ends or the callee no
-    /// longer reads it. The body of the answer keeps the call's place in flight, and its connection, until it has
+    /// by [`Limits::bodies_max`]. The body of the call goes on when the answer is there, until it ends, the callee no
+    /// longer reads it, or this peer is dropped. The body of the answer keeps the call's place in flight, and its connection, until it has
     /// ended or is dropped. A call whose body is cut off may have run; what its handler makes of half a body is the
     /// handler's business.
     ///
