@@ -19,7 +19,7 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
-    AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
+    AccessToken, Backend, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
 };
 use modulith_transport::{Hello, Peer, Token};
 use tokio_util::sync::CancellationToken;
@@ -229,13 +229,14 @@ impl Host {
         let operated = Operated { sagas: sagas.clone(), contracts: Contracts::new(&model, topology) };
         routers.extend(framework_routes(health.clone(), operated));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
+        let http = Backend::new(routes.clone(), Limits::default());
 
         let host = Self {
             name: name.to_owned(),
             model,
             keys,
             routes,
-            answers: Arc::new(Answers { hosted: hosted.clone() }),
+            answers: Arc::new(Answers { hosted: hosted.clone(), http }),
             hello,
             admit,
             sampling: topology.telemetry.sampling,

@@ -1,29 +1,34 @@
 //! Answers the calls of other services.
 //!
-//! Refuses what the caller's modules did not declare as a need, whatever the caller says. A query runs at once, on the
-//! connection's task; everything else is waited for.
+//! Refuses what the caller's modules did not declare as a need, whatever the caller says, and requests from outside by
+//! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
+//! waited for.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Trace, Unknown, UnknownReason, decode};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
-use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
+use modulith_gateway::Backend;
+use modulith_transport::{BodyReader, Handled, Handler, HelloInfo, Incoming, Rejection};
 use tracing::{Instrument, Span};
 
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
 use crate::spans;
+use crate::topology::GATEWAY;
 
 /// See the module's documentation.
 pub(crate) struct Answers {
     pub(crate) hosted: Arc<Hosted>,
+    pub(crate) http: Backend,
 }
 
 impl Handler for Answers {
-    fn handle_now(&self, call: Incoming) -> Handled {
-        self.handle(&call).unwrap_or_else(|reason| {
+    fn handle_now(&self, mut call: Incoming) -> Handled {
+        let body = call.body.take();
+        self.handle(&call, body).unwrap_or_else(|reason| {
             // Certainly not run, and not worth repeating.
             Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
@@ -31,10 +36,16 @@ impl Handler for Answers {
 }
 
 impl Answers {
-    fn handle(&self, call: &Incoming) -> Result<Handled, String> {
+    fn handle(&self, call: &Incoming, body: Option<BodyReader>) -> Result<Handled, String> {
         let (mut head, request) = wire::read(&call.payload)?;
         head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
+        if head.ask == Ask::Http {
+            return Ok(self.http(head, &request, body, call).unwrap_or_else(|reason| {
+                tracing::warn!(service = call.peer.service, reason, "request refused");
+                Handled::Now(Err(Rejection::new(reason)))
+            }));
+        }
         if head.ask == Ask::Saga {
             let asked: Asked = decode(&request).map_err(|fault| fault.message)?;
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
@@ -70,8 +81,23 @@ impl Answers {
                 let context = context(head, call);
                 later(span, async move { hosted.call_effect(method, request, context).await })
             }
-            Ask::Saga => unreachable!("answered above"),
+            Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
+    }
+
+    fn http(
+        &self,
+        head: Head<'_>,
+        request: &Bytes,
+        body: Option<BodyReader>,
+        call: &Incoming,
+    ) -> Result<Handled, String> {
+        let service = &call.peer.service;
+        if service != GATEWAY {
+            return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
+        }
+        let handled = self.http.handle(context(head, call), request, body);
+        handled.map_err(|why| format!("the request cannot be read: {why}"))
     }
 
     /// The first contract that the caller would need and did not declare. A run's contracts are those of its steps; a
