@@ -25,7 +25,9 @@ pub(crate) struct Answers {
 
 impl Handler for Answers {
     fn handle_now(&self, call: Incoming) -> Handled {
-        self.handle(&call).unwrap_or_else(|reason| {
+        let started = Instant::now();
+        self.handle(&call, started).unwrap_or_else(|reason| {
+            self.hosted.metrics.answers.unknown().ended(Ended::NotRun, started.elapsed());
             // Certainly not run, and not worth repeating.
             Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
@@ -33,8 +35,7 @@ impl Handler for Answers {
 }
 
 impl Answers {
-    fn handle(&self, call: &Incoming) -> Result<Handled, String> {
-        let started = Instant::now();
+    fn handle(&self, call: &Incoming, started: Instant) -> Result<Handled, String> {
         let meters = &self.hosted.metrics.answers;
         let (mut head, request) = wire::read(&call.payload)?;
         head.trace = head.trace.map(Trace::next);
@@ -135,7 +136,7 @@ impl Seen {
 /// A caller that leaves drops the future: then nobody learns an outcome, and none is counted.
 fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
     let span = seen.span.clone();
-    Handled::Later(Box::pin(async move { seen.answered(&answer.await) }.instrument(span)))
+    Handled::Later(Box::pin(async move { seen.answered(&answer.await).map(Into::into) }.instrument(span)))
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

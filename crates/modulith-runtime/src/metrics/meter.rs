@@ -135,7 +135,12 @@ impl Meters {
     }
 
     pub(crate) fn call(&self, contract: &str, method: &str) -> &Arc<CallMeter> {
-        self.contract(contract).map_or(&self.rest.other, |known| known.of(method))
+        self.contract(contract).map_or(self.unknown(), |known| known.of(method))
+    }
+
+    /// Of calls that could not be read, or that nobody may make.
+    pub(crate) fn unknown(&self) -> &Arc<CallMeter> {
+        &self.rest.other
     }
 
     /// A step of a saga counts as a call of its method.
