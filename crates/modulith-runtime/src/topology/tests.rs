@@ -52,7 +52,8 @@ fn telemetry_has_a_ratio_and_a_place() {
         [
             "t.toml:2: telemetry.sample_ratio: 1.5 is not from 0 to 1; write `sample_ratio = 0.01`",
             "t.toml:3: telemetry.trust_parent: a boolean is expected, not an integer; write `trust_parent = false`",
-            "t.toml:4: telemetry.sampling: unknown key; did you mean `sample_ratio`?",
+            "t.toml:4: telemetry.sampling: unknown key; remove it; \
+             known here: `sample_ratio`, `trust_parent`, `listen`",
         ]
     );
 }
