@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::peers::Peers;
 use super::wire::{Ask, Head, Keyed, Told};
 use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
+use crate::metrics::{ContractMeters, Ended, Metrics};
 use crate::spans;
 
 /// Attempts at one call, the first one included. Only what is idempotent is repeated, within the deadline.
@@ -27,6 +28,9 @@ pub(crate) struct RemoteLink {
     pub(crate) peers: Arc<Peers>,
     pub(crate) service: usize,
     pub(crate) keys: Arc<ProcessKeys>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Of the contract.
+    pub(crate) meters: Arc<ContractMeters>,
 }
 
 impl RemoteCalls for RemoteLink {
@@ -34,7 +38,13 @@ impl RemoteCalls for RemoteLink {
         let mut context = Context::current();
         context.trace = context.trace.map(Trace::next);
         let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
-        Box::pin(self.repeat(call, context).instrument(span))
+        let (method, started) = (call.method, Instant::now());
+        let called = async move {
+            let result = self.repeat(call, context).await;
+            self.meters.of(method).ended(Ended::of(&result), started.elapsed());
+            result
+        };
+        Box::pin(called.instrument(span))
     }
 }
 
@@ -66,6 +76,7 @@ impl RemoteLink {
                     _ => fault,
                 });
             }
+            self.metrics.peers[self.service].retries.add(1);
             tokio::time::sleep(jittered(pause)).await;
             pause *= 2;
         }
