@@ -10,6 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use modulith_core::Context;
 use modulith_transport::{BodyReader, Handled, Reply};
+use tracing::Instrument;
 
 use crate::body::{Gathered, arrived};
 use crate::edge::Limits;
@@ -58,8 +59,10 @@ impl Backend {
             limits.mark(&mut request);
             request.extensions_mut().insert(context.clone());
             let request_id = context.request_id.clone();
-            let response = guard::run(routes, request, context, limits.grace).await;
-            line.log(&request_id, response.status());
+            let span = guard::span(context.trace.as_ref(), &request_id);
+            let run = guard::run(routes, request, context, limits.grace);
+            let response = run.instrument(span.clone()).await;
+            span.in_scope(|| line.log(&request_id, response.status()));
             Ok(reply(response).await)
         });
         // If it has to wait, whoever polls it next is whom it wakes.

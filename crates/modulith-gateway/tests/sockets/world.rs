@@ -14,7 +14,8 @@ use modulith_gateway::http::{
     Admin, Json, Keyed, Path as PathOf, Problem, Query, SignedIn, finish, get, post,
 };
 use modulith_gateway::{
-    AccessToken, Backend, Edge, Gateway, Limits, Merged, RouteTable, SessionKeys, Target, Upstream, serve,
+    AccessToken, Backend, Edge, Gateway, Limits, Merged, RouteTable, Sampling, SessionKeys, Target, Upstream,
+    serve,
 };
 use modulith_transport::Address;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ impl World {
     }
 
     pub(crate) fn edge(&self) -> Edge {
-        Edge::new(self.sessions.clone(), self.admin.clone(), self.limits)
+        Edge::new(self.sessions.clone(), self.admin.clone(), self.limits, Sampling::default())
     }
 
     pub(crate) fn session(&self, user: &str) -> String {
