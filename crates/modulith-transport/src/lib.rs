@@ -12,8 +12,10 @@
 //!   side may refuse the other by name.
 //! - [`Limits`] has every number, with its default.
 //!
-//! What is deliberately absent: encryption (a token proves who is calling, the bytes stay readable on the
-//! network), streaming of one answer in parts, calls from the called side back to the caller, and automatic
+//! - [`Trust`] makes mutual TLS of a TCP connection, with a service's certificate as its identity. Without it, a token
+//!   proves who is calling, and the bytes stay readable on the network.
+//!
+//! What is deliberately absent: streaming of one answer in parts, calls from the called side back to the caller, and automatic
 //! repeats, because only the layer that knows what is idempotent may repeat.
 //!
 //! ```no_run
@@ -39,6 +41,7 @@ mod address;
 mod client;
 mod fault;
 mod frame;
+mod guard;
 mod handshake;
 mod hello;
 mod keep_alive;
@@ -52,6 +55,8 @@ mod replica;
 mod serve;
 mod serving;
 mod stream;
+mod tls;
+mod trust;
 
 pub use address::{Address, AddressError};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
@@ -62,3 +67,5 @@ pub use listener::{Listener, Protocol, sniff, sniff_within};
 pub use peer::Peer;
 pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};
 pub use stream::Stream;
+pub use tls::TlsStream;
+pub use trust::{CERTIFICATE_WARN, Trust, TrustError, TrustFiles, spiffe_id};
