@@ -46,8 +46,11 @@ impl ModuleCode {
     }
 
     pub fn method(&self, contract: &str, method: &str) -> Option<&ServedMethod> {
-        let served = self.contracts.iter().find(|served| served.contract.name == contract)?;
-        served.methods.iter().find(|served| served.name == method)
+        self.contract(contract)?.methods.iter().find(|served| served.name == method)
+    }
+
+    fn contract(&self, contract: &str) -> Option<&Served> {
+        self.contracts.iter().find(|served| served.contract.name == contract)
     }
 
     /// Runs `code` with the module's rights; the framework's come back however it ends.

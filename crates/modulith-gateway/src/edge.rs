@@ -168,8 +168,7 @@ impl Door {
         Ok(Context {
             principal,
             deadline: Some(now + wait.min(self.limits.deadline_max)),
-            request_id: id.text.clone(),
-            key: None,
+            ..Context::background(id.text.clone())
         })
     }
 

@@ -24,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::calls::{Answers, Peers, RemoteLink, about, admit};
 use crate::hosted::{Hosted, ProcessKeys};
 use crate::model::AppModel;
 use crate::module::{Links, Module};
 use crate::operate::service::Operated;
 use crate::operate::{self, Contracts};
 use crate::placement::{self, PlacementError};
-use crate::remote::{Answers, Peers, RemoteLink, about, admit};
 use crate::sagas::{Driven, Sagas};
 use crate::topology::{Problems, Topology};
 use crate::world::Surroundings;

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Direction, Done, EffectRan, Handler, LocalCalls,
     NotRun, NotRunReason, Origin, Outcome, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point,
 };
-use modulith_data::inbox::{self, BodyHash, CommandEnd, Keyed, Known};
+use modulith_data::inbox::{self, CommandEnd, Known};
 use modulith_data::participant::{Participant, effect_of};
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::Database;
 use modulith_data::{ModuleCode, Session, World};
 use uuid::Uuid;
 
-use crate::wire::{Ask, Told};
+use crate::calls::{Keyed, Told};
 use crate::world::Surroundings;
 
 /// How long a client's own key is kept at a command outside of a saga: 24 hours.
@@ -63,15 +64,29 @@ pub(crate) fn client_step_key(key: &ClientKey, contract: &str, method: &str) -> 
     StepKey { origin: Origin::Client, src, seq: 0, step: 0, direction: Direction::Do }
 }
 
-/// A command of another process, with its key.
-struct KeyedCall {
-    contract: String,
-    method: String,
-    key: StepKey,
-    hash: BodyHash,
-    /// How long the key is kept.
-    expires_ms: i64,
-    request: Vec<u8>,
+/// One method of a module of this process, found by its names.
+pub(crate) struct Found {
+    module: Arc<ModuleCode>,
+    contract: usize,
+    method: usize,
+}
+
+impl Found {
+    fn served(&self) -> &ServedMethod {
+        &self.module.contracts[self.contract].methods[self.method]
+    }
+
+    fn contract_name(&self) -> &'static str {
+        self.module.contracts[self.contract].contract.name
+    }
+
+    pub(crate) fn is_heavy(&self) -> bool {
+        matches!(self.served().handler, Handler::Query { heavy: true, .. })
+    }
+
+    fn is_no(&self, kind: &str) -> NotRun {
+        not_a(self.contract_name(), self.served().name, kind)
+    }
 }
 
 /// See the module's documentation.
@@ -93,62 +108,59 @@ impl Hosted {
         Some(LocalLink { hosted: self.clone(), module, contract })
     }
 
+    /// The method of these names, or that it is not served here.
+    pub(crate) fn find(&self, contract: &str, method: &str) -> Result<Found, NotRun> {
+        let find = || {
+            let module = self.modules().of(contract)?;
+            let at = module.contracts.iter().position(|served| served.contract.name == contract)?;
+            let method = module.contracts[at].methods.iter().position(|served| served.name == method)?;
+            Some(Found { module: module.clone(), contract: at, method })
+        };
+        find().ok_or_else(|| {
+            NotRun::new(NotRunReason::Incompatible, format!("{contract}.{method} is not served here"))
+        })
+    }
+
     /// Answers another process's query, on this thread.
-    pub(crate) fn query(&self, contract: &str, method: &str, request: &[u8]) -> Told {
+    pub(crate) fn query(&self, found: &Found, request: &[u8]) -> Told {
         let run = || -> Result<Outcome, NotRun> {
-            let module = self.modules().expect(contract)?;
-            let Handler::Query { run, .. } = &module.expect_method(contract, method)?.handler else {
-                return Err(not_a(contract, method, "query"));
+            let Handler::Query { run, .. } = &found.served().handler else {
+                return Err(found.is_no("query"));
             };
-            unpanicked(|| self.database.read(&module.name, |db| run.run_encoded(db, request)))?
+            unpanicked(|| self.database.read(&found.module.name, |db| run.run_encoded(db, request)))?
                 .map_err(NotRun::from)
         };
         run().map_or_else(Told::NotRun, Told::Outcome)
     }
 
-    pub(crate) fn is_heavy(&self, contract: &str, method: &str) -> bool {
-        let method = self.modules().of(contract).and_then(|module| module.method(contract, method));
-        method.is_some_and(|method| matches!(method.handler, Handler::Query { heavy: true, .. }))
+    /// The same on a thread for what takes long.
+    pub(crate) async fn heavy_query(self: Arc<Self>, found: Found, request: Bytes) -> Told {
+        tokio::task::spawn_blocking(move || self.query(&found, &request))
+            .await
+            .unwrap_or_else(|error| Told::NotRun(NotRun::new(NotRunReason::Panicked, error.to_string())))
     }
 
-    /// Everything but queries.
-    pub(crate) async fn answer(self: Arc<Self>, ask: Ask, context: Context) -> Told {
-        match ask {
-            Ask::Query { contract, method, request } => {
-                let work = move || self.query(&contract, &method, &request);
-                tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-                    Told::NotRun(NotRun::new(NotRunReason::Panicked, error.to_string()))
-                })
-            }
-            Ask::Command { contract, method, key, hash, expires_ms, request } => {
-                let call = KeyedCall { contract, method, key, hash, expires_ms, request };
-                self.command(context.deadline, call).await.unwrap_or_else(told_fault)
-            }
-            Ask::Call { contract, method, request } => {
-                self.call_effect(contract, method, request, context).await
-            }
-            Ask::Saga(asked) => {
-                self.participant.answer(asked, context).await.map_or_else(told_fault, Told::Saga)
-            }
-        }
-    }
-
-    async fn command(&self, deadline: Option<Instant>, call: KeyedCall) -> Result<Told, CallFault> {
-        let modules = self.modules().clone();
-        let KeyedCall { contract, method, key, hash, expires_ms, request } = call;
-        let place = format!("{contract}.{method}");
-        crash_point(|| format!("{place}:before"));
+    /// Runs another process's command under its key, until its deadline.
+    pub(crate) async fn command(
+        &self,
+        deadline: Instant,
+        found: Found,
+        Keyed { key, hash, kept_ms }: Keyed,
+        request: Bytes,
+    ) -> Result<Told, CallFault> {
+        let contract = found.contract_name();
+        let method = found.served().name;
+        crash_point(|| format!("{contract}.{method}:before"));
         let told = self
             .database
-            .write(deadline, move |session| {
-                let module = modules.expect(&contract)?;
-                let method = module.expect_method(&contract, &method)?;
-                crash_point(|| format!("{}.{}:in-transaction", contract, method.name));
-                let request = (method.codec.decode_request)(&request)?;
-                let expires_at = Some(session.now_ms() + expires_ms);
+            .write(Some(deadline), move |session| {
+                crash_point(|| format!("{contract}.{method}:in-transaction"));
+                let served = found.served();
+                let request = (served.codec.decode_request)(&request)?;
+                let expires_at = Some(session.now_ms() + kept_ms);
                 let known = Known::ToOthers;
-                let keyed = Keyed { key, request: request.as_ref(), hash, known, expires_at };
-                Ok(match inbox::command(session, module, method, &keyed)? {
+                let keyed = inbox::Keyed { key, request: request.as_ref(), hash, known, expires_at };
+                Ok(match inbox::command(session, &found.module, served, &keyed)? {
                     CommandEnd::Done { stored, .. } => Told::Outcome(Outcome::Done(stored)),
                     CommandEnd::Refused(_, record) => Told::Outcome(Outcome::Refused(record)),
                     CommandEnd::Stored(outcome) => Told::Outcome(outcome),
@@ -158,24 +170,18 @@ impl Hosted {
                 })
             })
             .await;
-        crash_point(|| format!("{place}:after"));
+        crash_point(|| format!("{contract}.{method}:after"));
         told
     }
 
     /// An effect that is called outside of a saga: one attempt under an automatic key.
-    async fn call_effect(
-        &self,
-        contract: String,
-        method: String,
-        request: Vec<u8>,
-        context: Context,
-    ) -> Told {
+    pub(crate) async fn call_effect(&self, found: Found, request: Bytes, context: Context) -> Told {
+        let served = found.served();
         let run = || -> Result<_, NotRun> {
-            let served = self.modules().expect(&contract)?.expect_method(&contract, &method)?;
             let request = (served.codec.decode_request)(&request)?;
-            Ok((served.codec, effect_of(served, &contract)?.0, request))
+            Ok((effect_of(served, found.contract_name())?.0, request))
         };
-        let (codec, run, request) = match run() {
+        let (run, request) = match run() {
             Ok(found) => found,
             Err(not_run) => return Told::NotRun(not_run),
         };
@@ -186,17 +192,10 @@ impl Hosted {
             EffectRan::NotRun(not_run) => return Told::NotRun(not_run),
             EffectRan::Unknown(unknown) => return Told::Unknown(unknown),
         };
-        match codec.outcome(&ran) {
+        match served.codec.outcome(&ran) {
             Ok(outcome) => Told::Outcome(outcome),
             Err(fault) => Told::Unknown(Unknown::new(UnknownReason::Unreadable, fault.message)),
         }
-    }
-}
-
-fn told_fault(fault: CallFault) -> Told {
-    match fault {
-        CallFault::NotRun(not_run) => Told::NotRun(not_run),
-        CallFault::Unknown(unknown) => Told::Unknown(unknown),
     }
 }
 
@@ -273,7 +272,7 @@ impl LocalCalls for LocalLink {
                     return inbox::command_once(session, &module, served, request.as_ref())
                         .map(|ran| Ok(Done::Ran(ran)));
                 };
-                let keyed = Keyed {
+                let keyed = inbox::Keyed {
                     key: client_step_key(key, name, served.name),
                     request: request.as_ref(),
                     hash: key.body[..16].try_into().expect("16 bytes of 32"),

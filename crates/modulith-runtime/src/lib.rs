@@ -2,6 +2,7 @@
 
 mod app;
 mod backup;
+mod calls;
 mod check;
 pub mod cli;
 mod client;
@@ -16,11 +17,9 @@ mod mount;
 mod operate;
 mod placement;
 mod process;
-mod remote;
 mod sagas;
 mod supervisor;
 pub mod topology;
-mod wire;
 mod world;
 
 /// The runtime's numbers; those of the writer, the edge and the transport stand there.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use modulith_core::{AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, Unknown, UnknownReason};
+use modulith_core::{
+    AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, NotRun, Unknown, UnknownReason, encode,
+};
 use modulith_data::saga::{Asked, Place, Told as SagaTold};
 use modulith_data::sqlite::Database;
 use modulith_data::{Session, Urgency, World};
@@ -11,8 +13,7 @@ use modulith_transport::Priority;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::remote::{Peers, jittered};
-use crate::wire::{Ask, Envelope, Told};
+use crate::calls::{Ask, Head, Peers, Told, jittered};
 
 /// How long an attempt at an effect may take: 30 seconds. After it the outcome is unknown.
 pub const EFFECT_TIME_MAX: Duration = Duration::from_secs(30);
@@ -48,13 +49,20 @@ impl World for Surroundings {
         time: Duration,
         urgency: Urgency,
     ) -> Result<SagaTold, CallFault> {
-        let request_id = context.request_id.to_string();
-        let envelope = Envelope { ask: Ask::Saga(asked), principal: context.principal, request_id };
+        let head = Head {
+            ask: Ask::Saga,
+            contract: "",
+            method: "",
+            request_id: &context.request_id,
+            principal: context.principal.clone(),
+            keyed: None,
+        };
+        let payload = encode(&asked).and_then(|body| head.with_body(&body)).map_err(NotRun::from)?;
         let priority = match urgency {
             Urgency::Ordinary { .. } => Priority::Ordinary,
             Urgency::Reserved => Priority::Reserved,
         };
-        match self.peers.ask(peer, &envelope, Instant::now() + time, priority).await? {
+        match self.peers.send(peer, payload, Instant::now() + time, priority).await? {
             Told::Saga(told) => Ok(told),
             _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
         }

@@ -3,7 +3,11 @@
 //! Owns the hello and its encoding. The text `about` stays opaque here: contracts, versions and fingerprints
 //! are compared by the application above, in its [`Admit`].
 
-use std::{fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -49,11 +53,36 @@ pub struct Hello {
 }
 
 /// What the other process said, once its token was found right.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct HelloInfo {
     pub service: String,
     pub incarnation: [u8; 16],
     pub about: Bytes,
+    /// What this side's [`Admit`] made of it.
+    pub note: Note,
+}
+
+/// A value that an [`Admit`] leaves for the calls of the connection, so that `about` is read once and not at each
+/// call.
+#[derive(Clone, Default)]
+pub struct Note(OnceLock<Arc<dyn Any + Send + Sync>>);
+
+impl Note {
+    /// Leaves a value; the first one stays.
+    pub fn leave<T: Any + Send + Sync>(&self, value: T) {
+        self.0.get_or_init(|| Arc::new(value));
+    }
+
+    /// The value that was left, if it is of this type.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0.get()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Note(..)")
+    }
 }
 
 /// The same facts, seen from a call.
@@ -102,6 +131,7 @@ impl HelloInfo {
             service: service.to_owned(),
             incarnation: *incarnation,
             about: Bytes::copy_from_slice(about),
+            note: Note::default(),
         })
     }
 }

@@ -61,7 +61,7 @@ mod trust;
 pub use address::{Address, AddressError};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
 pub use frame::{MAGIC, PROTOCOL_VERSION, Priority};
-pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, PeerInfo, Token};
+pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
 pub use peer::Peer;

@@ -99,8 +99,7 @@ pub(crate) fn told(headers: &mut HeaderMap) -> Option<Context> {
     Some(Context {
         principal,
         deadline: Some(Instant::now().checked_add(Duration::from_millis(left))?),
-        request_id: request_id.to_str().ok()?.into(),
-        key: None,
+        ..Context::background(request_id.to_str().ok()?)
     })
 }
 
@@ -114,8 +113,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(PRINCIPAL, HeaderValue::from_static("user:ZXZl"));
             let deadline = Instant::now() + Duration::from_secs(5);
-            let context =
-                Context { principal, deadline: Some(deadline), request_id: "r-1".into(), key: None };
+            let context = Context { principal, deadline: Some(deadline), ..Context::background("r-1") };
             tell(&mut headers, &HeaderValue::from_static("t"), &context);
             let told = told(&mut headers).unwrap();
             assert_eq!((&told.principal, &*told.request_id), (&context.principal, "r-1"));

@@ -1,0 +1,125 @@
+//! A client's calls to a module of another process, and their repeats.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use modulith_core::{
+    BoxFuture, CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Unknown,
+    UnknownReason,
+};
+use modulith_data::inbox::body_hash;
+use modulith_transport::Priority;
+
+use super::peers::Peers;
+use super::wire::{Ask, Head, Keyed, Told};
+use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
+
+/// Attempts at one call, the first one included. Only what is idempotent is repeated, within the deadline.
+const ATTEMPTS_MAX: u32 = 4;
+/// The pause before the second attempt; it doubles, with jitter.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+
+/// A client's way to a module of another process.
+pub(crate) struct RemoteLink {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) service: usize,
+    pub(crate) keys: Arc<ProcessKeys>,
+}
+
+impl RemoteCalls for RemoteLink {
+    fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
+        Box::pin(self.repeat(call))
+    }
+}
+
+impl RemoteLink {
+    async fn repeat(&self, call: RemoteCall) -> Result<Outcome, CallFault> {
+        let context = Context::current();
+        let deadline = context.deadline_or_default();
+        let kind = call.kind;
+        let payload = self.payload(&call, &context)?;
+        let mut pause = PAUSE_FIRST;
+        // Once an attempt is unknown, a later one that was refused a place says nothing about it.
+        let mut unknown: Option<Unknown> = None;
+        for attempt in 1.. {
+            let fault =
+                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await {
+                    Ok(Told::Outcome(outcome)) => return Ok(outcome),
+                    Ok(_) => {
+                        Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()
+                    }
+                    Err(fault) => fault,
+                };
+            let again =
+                may_repeat(kind, &fault) && attempt < ATTEMPTS_MAX && Instant::now() + pause < deadline;
+            if let CallFault::Unknown(fault) = &fault {
+                unknown.get_or_insert_with(|| fault.clone());
+            }
+            if !again {
+                return Err(match unknown {
+                    Some(unknown) if kind != Kind::Query => unknown.into(),
+                    _ => fault,
+                });
+            }
+            tokio::time::sleep(jittered(pause)).await;
+            pause *= 2;
+        }
+        unreachable!("the loop ends by its attempts")
+    }
+
+    /// Under which key the callee runs it.
+    fn keyed(&self, call: &RemoteCall) -> Option<Keyed> {
+        match (call.kind, &call.key) {
+            (Kind::Query | Kind::Effect, _) => None,
+            (Kind::Command, Some(key)) => Some(Keyed {
+                key: client_step_key(key, call.contract, call.method),
+                hash: key.body[..16].try_into().expect("16 bytes of 32"),
+                kept_ms: CLIENT_KEYS_KEPT_MS,
+            }),
+            (Kind::Command, None) => Some(Keyed {
+                key: self.keys.next(),
+                hash: body_hash(&call.request),
+                kept_ms: AUTOMATIC_KEYS_KEPT_MS,
+            }),
+        }
+    }
+
+    fn payload(&self, call: &RemoteCall, context: &Context) -> Result<Bytes, NotRun> {
+        let ask = match call.kind {
+            Kind::Query => Ask::Query,
+            Kind::Command => Ask::Command,
+            Kind::Effect => Ask::Effect,
+        };
+        let head = Head {
+            ask,
+            contract: call.contract,
+            method: call.method,
+            request_id: &context.request_id,
+            principal: context.principal.clone(),
+            keyed: self.keyed(call),
+        };
+        head.with_body(&call.request).map_err(NotRun::from)
+    }
+}
+
+fn may_repeat(kind: Kind, fault: &CallFault) -> bool {
+    match (kind, fault) {
+        (_, CallFault::NotRun(not_run)) => {
+            matches!(
+                not_run.reason,
+                NotRunReason::Unavailable | NotRunReason::Overloaded | NotRunReason::Stopping
+            )
+        }
+        (Kind::Query | Kind::Command, CallFault::Unknown(unknown)) => {
+            unknown.reason == UnknownReason::ConnectionLost
+        }
+        (Kind::Effect, CallFault::Unknown(_)) => false,
+    }
+}
+
+/// Between half and all of `pause`, so that callers who failed together do not come back together.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() as u32;
+    pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+}

@@ -1,0 +1,16 @@
+//! Calls between services: those that leave this process, and those that enter it.
+//!
+//! `link` is a client's way out, with its repeats; `peers` has the connections; `answers` is the way in; `hello` decides
+//! who may talk to whom, and `wire` has every byte.
+
+mod answers;
+mod hello;
+mod link;
+mod peers;
+mod wire;
+
+pub(crate) use answers::Answers;
+pub(crate) use hello::{about, admit};
+pub(crate) use link::{RemoteLink, jittered};
+pub(crate) use peers::Peers;
+pub(crate) use wire::{Ask, Head, Keyed, Told};

@@ -1,0 +1,94 @@
+//! The other services that this one calls: one connection each, and what a failed call means here.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use modulith_core::{CallFault, NotRun, NotRunReason, Unknown, UnknownReason};
+use modulith_transport::{Peer, Priority};
+
+use super::wire::Told;
+
+/// The other services that this one calls.
+pub(crate) struct Peers {
+    services: Vec<(String, Peer)>,
+    /// By contract: the position of the service that serves it.
+    of_contract: BTreeMap<&'static str, usize>,
+}
+
+impl Peers {
+    pub(crate) fn new(services: Vec<(String, Peer)>, of_contract: BTreeMap<&'static str, usize>) -> Self {
+        Self { services, of_contract }
+    }
+
+    pub(crate) fn of(&self, contract: &str) -> Option<usize> {
+        self.of_contract.get(contract).copied()
+    }
+
+    /// The services that cannot be reached at this moment, with what was last wrong.
+    pub(crate) fn missing(&self) -> Vec<(String, String)> {
+        let lost = self.services.iter().filter(|(_, peer)| !peer.is_connected());
+        lost.map(|(name, peer)| {
+            (name.clone(), peer.last_error().unwrap_or_else(|| "not connected yet".into()))
+        })
+        .collect()
+    }
+
+    /// Connects to all of them and stays at it, so that readiness does not wait for a first call.
+    pub(crate) async fn connect(&self) {
+        let waits = self.services.iter().map(|(_, peer)| async move {
+            loop {
+                let soon = Instant::now() + Duration::from_secs(5);
+                if peer.connected(soon).await.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        futures_util::future::join_all(waits).await;
+    }
+
+    /// Asks once. `Told::NotRun` and `Told::Unknown` come back as faults.
+    pub(crate) async fn send(
+        &self,
+        service: usize,
+        payload: Bytes,
+        deadline: Instant,
+        priority: Priority,
+    ) -> Result<Told, CallFault> {
+        let (name, peer) = &self.services[service];
+        let answer = peer.call(deadline, priority, payload).await.map_err(|fault| fault_of(name, fault))?;
+        match Told::decode(&answer) {
+            Ok(Told::NotRun(not_run)) => Err(not_run.into()),
+            Ok(Told::Unknown(unknown)) => Err(unknown.into()),
+            Ok(told) => Ok(told),
+            Err(fault) => {
+                Err(Unknown::new(UnknownReason::Unreadable, format!("{name}: {}", fault.message)).into())
+            }
+        }
+    }
+}
+
+fn fault_of(service: &str, fault: modulith_transport::CallFault) -> CallFault {
+    use modulith_transport::{CallFault as C, NotRun as N, Unknown as U};
+    match fault {
+        C::NotRun(not_run) => {
+            let reason = match &not_run {
+                N::Unreachable(_) => NotRunReason::Unavailable,
+                N::Refused(_) => NotRunReason::Incompatible,
+                N::QueueFull | N::Rejected(_) => NotRunReason::Overloaded,
+                N::Deadline => NotRunReason::Deadline,
+                N::TooLarge { .. } => NotRunReason::Fault,
+            };
+            NotRun::new(reason, format!("{service}: {not_run}")).into()
+        }
+        C::Unknown(unknown) => {
+            let reason = match &unknown {
+                U::ConnectionLost => UnknownReason::ConnectionLost,
+                U::Deadline => UnknownReason::Deadline,
+                U::NoAnswer(_) => UnknownReason::Unreadable,
+            };
+            Unknown::new(reason, format!("{service}: {unknown}")).into()
+        }
+    }
+}

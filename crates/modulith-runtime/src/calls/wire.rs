@@ -1,0 +1,307 @@
+//! What processes of one application say to each other: the payloads of the transport's calls.
+//!
+//! Owns the layout, byte by byte; what a field means is its user's business. All integers are little-endian.
+//!
+//! ```text
+//! call    kind u8   fields   0   body
+//! field   tag u8 (not 0)   length u16   bytes
+//!
+//! kind  1 query, 2 command, 3 effect (one attempt)  body: the request, as modulith_core::encode writes it
+//!       4 of a saga                                 body: Asked, likewise
+//!
+//! tag   1 contract, UTF-8           4 principal: `a` for an administrator, `u` and the subject for a user
+//!       2 method, UTF-8             5 key of a command: origin, direction, step u16, seq i64, src[16],
+//!       3 request id, UTF-8           hash of the body [16], how long the key is kept i64 (ms)
+//!
+//! answer  kind u8   body
+//! kind  1 done: the answer         3 of a saga: Told       5 unknown: Unknown
+//!       2 refused: RefusalRecord   4 not run: NotRun
+//! ```
+//!
+//! A reader skips fields whose tag it does not know and which are below 128; from 128 on it has to understand
+//! them, and refuses the call by the tag's number. So a later version adds what may be ignored and what may not. The bodies are
+//! MessagePack with field names, where a field added with a default is read by old and new.
+
+use bytes::Bytes;
+use modulith_core::{
+    Direction, Fault, FaultKind, NotRun, Origin, Outcome, Principal, RefusalRecord, StepKey, Unknown, decode,
+    encode,
+};
+use modulith_data::inbox::BodyHash;
+use modulith_data::saga::Told as SagaTold;
+use uuid::Uuid;
+
+/// What a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ask {
+    Query = 1,
+    /// Outside of a saga, under a client's or an automatic key.
+    Command = 2,
+    /// Outside of a saga: one attempt.
+    Effect = 3,
+    /// Under a saga's keys.
+    Saga = 4,
+}
+
+/// What stands before a call's body.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    pub(crate) ask: Ask,
+    /// Empty in what a saga asks, whose body says it.
+    pub(crate) contract: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) request_id: &'a str,
+    pub(crate) principal: Option<Principal>,
+    /// Of a command.
+    pub(crate) keyed: Option<Keyed>,
+}
+
+/// Under which key a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keyed {
+    pub(crate) key: StepKey,
+    pub(crate) hash: BodyHash,
+    pub(crate) kept_ms: i64,
+}
+
+const CONTRACT: u8 = 1;
+const METHOD: u8 = 2;
+const REQUEST_ID: u8 = 3;
+const PRINCIPAL: u8 = 4;
+const KEYED: u8 = 5;
+/// Tags from here on have to be understood.
+const MANDATORY: u8 = 128;
+const KEYED_BYTES: usize = 1 + 1 + 2 + 8 + 16 + 16 + 8;
+
+impl Head<'_> {
+    /// The head and the body as one payload.
+    pub(crate) fn with_body(&self, body: &[u8]) -> Result<Bytes, Fault> {
+        let mut out = Vec::with_capacity(256 + body.len());
+        out.push(self.ask as u8);
+        put(&mut out, CONTRACT, &[self.contract.as_bytes()])?;
+        put(&mut out, METHOD, &[self.method.as_bytes()])?;
+        put(&mut out, REQUEST_ID, &[self.request_id.as_bytes()])?;
+        match &self.principal {
+            None => {}
+            Some(Principal::Admin) => put(&mut out, PRINCIPAL, &[b"a"])?,
+            Some(Principal::User(subject)) => put(&mut out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
+        }
+        if let Some(keyed) = &self.keyed {
+            put(&mut out, KEYED, &[&keyed.encode()])?;
+        }
+        out.push(0);
+        out.extend_from_slice(body);
+        Ok(out.into())
+    }
+}
+
+/// A field; an empty one is left out.
+fn put(out: &mut Vec<u8>, tag: u8, parts: &[&[u8]]) -> Result<(), Fault> {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    if bytes == 0 {
+        return Ok(());
+    }
+    let length = u16::try_from(bytes).map_err(|_| {
+        let message = format!("field {tag} of a call has {bytes} bytes, {} are allowed", u16::MAX);
+        Fault::new(FaultKind::Limit, message)
+    })?;
+    out.push(tag);
+    out.extend_from_slice(&length.to_le_bytes());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    Ok(())
+}
+
+/// Reads a call's payload; the text of an `Err` says what is wrong with it.
+pub(crate) fn read(payload: &Bytes) -> Result<(Head<'_>, Bytes), String> {
+    let cut = || "the call's head is cut short".to_owned();
+    let (kind, mut rest) = payload.split_first().ok_or_else(cut)?;
+    let ask = match kind {
+        1 => Ask::Query,
+        2 => Ask::Command,
+        3 => Ask::Effect,
+        4 => Ask::Saga,
+        other => return Err(format!("a call of kind {other} is not understood here")),
+    };
+    let mut head = Head { ask, contract: "", method: "", request_id: "", principal: None, keyed: None };
+    loop {
+        let (tag, after) = rest.split_first().ok_or_else(cut)?;
+        rest = after;
+        if *tag == 0 {
+            break;
+        }
+        let (length, after) = rest.split_first_chunk().ok_or_else(cut)?;
+        let (field, after) =
+            after.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or_else(cut)?;
+        rest = after;
+        match *tag {
+            CONTRACT => head.contract = text(field, "contract")?,
+            METHOD => head.method = text(field, "method")?,
+            REQUEST_ID => head.request_id = text(field, "request id")?,
+            PRINCIPAL => head.principal = Some(principal(field)?),
+            KEYED => head.keyed = Some(Keyed::decode(field)?),
+            unknown @ MANDATORY.. => return Err(format!("field {unknown} of a call is not understood here")),
+            _ => {}
+        }
+    }
+    Ok((head, payload.slice(payload.len() - rest.len()..)))
+}
+
+fn text<'a>(field: &'a [u8], name: &str) -> Result<&'a str, String> {
+    std::str::from_utf8(field).map_err(|_| format!("the call's {name} is not UTF-8"))
+}
+
+fn principal(field: &[u8]) -> Result<Principal, String> {
+    match field.split_first() {
+        Some((b'a', [])) => Ok(Principal::Admin),
+        Some((b'u', subject)) => Ok(Principal::User(text(subject, "principal")?.into())),
+        // Never a guest by mistake: who is not understood is refused.
+        _ => Err("the call's principal is not understood here".to_owned()),
+    }
+}
+
+impl Keyed {
+    fn encode(&self) -> [u8; KEYED_BYTES] {
+        let mut out = [0; KEYED_BYTES];
+        out[0] = self.key.origin as u8;
+        out[1] = self.key.direction as u8;
+        out[2..4].copy_from_slice(&self.key.step.to_le_bytes());
+        out[4..12].copy_from_slice(&self.key.seq.to_le_bytes());
+        out[12..28].copy_from_slice(self.key.src.as_bytes());
+        out[28..44].copy_from_slice(&self.hash);
+        out[44..].copy_from_slice(&self.kept_ms.to_le_bytes());
+        out
+    }
+
+    fn decode(field: &[u8]) -> Result<Self, String> {
+        let wrong = || "the call's key is not understood here".to_owned();
+        let field: &[u8; KEYED_BYTES] = field.try_into().map_err(|_| wrong())?;
+        let part = |from: usize| -> [u8; 8] { std::array::from_fn(|at| field[from + at]) };
+        let half = |from: usize| -> [u8; 16] { std::array::from_fn(|at| field[from + at]) };
+        let key = StepKey {
+            origin: match field[0] {
+                0 => Origin::Client,
+                1 => Origin::Process,
+                2 => Origin::Saga,
+                _ => return Err(wrong()),
+            },
+            direction: match field[1] {
+                0 => Direction::Do,
+                1 => Direction::Undo,
+                _ => return Err(wrong()),
+            },
+            step: u16::from_le_bytes([field[2], field[3]]),
+            seq: i64::from_le_bytes(part(4)),
+            src: Uuid::from_bytes(half(12)),
+        };
+        Ok(Self { key, hash: half(28), kept_ms: i64::from_le_bytes(part(44)) })
+    }
+}
+
+/// What a caller is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Outcome(Outcome),
+    Saga(SagaTold),
+    NotRun(NotRun),
+    Unknown(Unknown),
+}
+
+impl Told {
+    pub(crate) fn encode(&self) -> Result<Bytes, Fault> {
+        let (kind, body) = match self {
+            Self::Outcome(Outcome::Done(answer)) => {
+                let mut out = Vec::with_capacity(1 + answer.len());
+                out.push(1);
+                out.extend_from_slice(answer);
+                return Ok(out.into());
+            }
+            Self::Outcome(Outcome::Refused(record)) => (2, encode(record)?),
+            Self::Saga(told) => (3, encode(told)?),
+            Self::NotRun(not_run) => (4, encode(not_run)?),
+            Self::Unknown(unknown) => (5, encode(unknown)?),
+        };
+        Ok([&[kind], &body[..]].concat().into())
+    }
+
+    pub(crate) fn decode(answer: &[u8]) -> Result<Self, Fault> {
+        match answer.split_first() {
+            Some((1, body)) => Ok(Self::Outcome(Outcome::Done(body.to_vec()))),
+            Some((2, body)) => Ok(Self::Outcome(Outcome::Refused(decode::<RefusalRecord>(body)?))),
+            Some((3, body)) => decode(body).map(Self::Saga),
+            Some((4, body)) => decode(body).map(Self::NotRun),
+            Some((5, body)) => decode(body).map(Self::Unknown),
+            Some((kind, _)) => Err(Fault::new(
+                FaultKind::Encoding,
+                format!("an answer of kind {kind} is not understood here"),
+            )),
+            None => Err(Fault::new(FaultKind::Encoding, "an empty answer")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head<'static> {
+        let key = StepKey {
+            origin: Origin::Process,
+            src: Uuid::from_bytes([7; 16]),
+            seq: 0x0102,
+            step: 3,
+            direction: Direction::Do,
+        };
+        Head {
+            ask: Ask::Command,
+            contract: "products",
+            method: "hold",
+            request_id: "r-1",
+            principal: Some(Principal::User("ann".into())),
+            keyed: Some(Keyed { key, hash: [9; 16], kept_ms: 600_000 }),
+        }
+    }
+
+    /// Bytes written by an older version stay readable, so the layout is pinned here byte by byte.
+    #[test]
+    fn the_layout_is_pinned() {
+        let payload = head().with_body(b"body").expect("short");
+        let pinned = [
+            &b"\x02\x01\x08\0products\x02\x04\0hold\x03\x03\0r-1\x04\x04\0uann\x05\x34\0\x01\0\x03\0\x02\x01\0\0\0\0\0\0"[..],
+            &[7; 16],
+            &[9; 16],
+            b"\xc0\x27\x09\0\0\0\0\0\0body",
+        ]
+        .concat();
+        assert_eq!(payload, pinned);
+        let (read, body) = read(&payload).expect("well formed");
+        let wrote = head();
+        assert_eq!((read.ask, read.contract, read.method), (wrote.ask, wrote.contract, wrote.method));
+        assert_eq!((read.request_id, read.principal), (wrote.request_id, wrote.principal));
+        assert_eq!((read.keyed, &body[..]), (wrote.keyed, &b"body"[..]));
+        assert_eq!(&Told::Outcome(Outcome::Done(b"x".to_vec())).encode().expect("short")[..], b"\x01x");
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_skipped_or_refused_by_name() {
+        let later = |tag| {
+            let mut payload = vec![1, tag, 2, 0, b'h', b'i'];
+            payload.extend_from_slice(b"\x01\x01\0c\0body");
+            Bytes::from(payload)
+        };
+        let payload = later(127);
+        let (head, body) = read(&payload).expect("a field that may be skipped");
+        assert_eq!((head.contract, &body[..]), ("c", &b"body"[..]));
+        assert_eq!(read(&later(128)).expect_err("mandatory"), "field 128 of a call is not understood here");
+    }
+
+    #[test]
+    fn a_head_cut_anywhere_is_refused() {
+        let payload = head().with_body(b"").expect("short");
+        for cut in 0..payload.len() {
+            assert!(read(&payload.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+}
