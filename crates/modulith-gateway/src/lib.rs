@@ -27,7 +27,7 @@ mod session;
 pub use edge::{Edge, Edged, Limits, REQUEST_TIMEOUT_MS};
 pub use gateway::{Gateway, Target};
 pub use internal::{Internal, Trusted};
-pub use proxy::{Address, Upstream};
+pub use proxy::{Address, ByteStream, Connect, Upstream};
 pub use routes::{Merged, RouteProblem, RouteTable};
 pub use secret::{AccessToken, KeyError};
 pub use serve::{Listener, serve, serve_stream};

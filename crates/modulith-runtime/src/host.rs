@@ -19,12 +19,13 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
-use modulith_transport::{Hello, Peer, Token};
+use modulith_transport::{Hello, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::calls::{Answers, Peers, RemoteLink, about, admit};
+use crate::check::missing_certificates;
 use crate::hosted::{Hosted, ProcessKeys};
 use crate::model::AppModel;
 use crate::module::{Links, Module};
@@ -39,6 +40,8 @@ use crate::world::Surroundings;
 pub(crate) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// How often a failed database is looked for.
 const BROKEN_EVERY: Duration = Duration::from_millis(100);
+/// How often certificates are looked at while nobody connects, so that their end is told in time.
+pub(crate) const CERTIFICATES_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often keys and sagas whose retention is over are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,8 @@ pub enum StartError {
     Open(#[from] OpenError),
     #[error("{0}")]
     Key(#[from] KeyError),
+    #[error("{0}")]
+    Trust(#[from] TrustError),
     #[error("HTTP routes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Routes(Vec<RouteProblem>),
     #[error("no service `{name}` in {topology}; it has: {services}")]
@@ -123,6 +128,8 @@ pub(crate) struct Host {
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
     pub(crate) admit: modulith_transport::Admit,
+    /// There if the topology needs certificates.
+    pub(crate) trust: Option<Trust>,
     health: Arc<Health>,
     database: Arc<Database>,
     walks: TaskTracker,
@@ -173,6 +180,7 @@ impl Host {
         })?;
         remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
+        let trust = trust(app.name, topology, name)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
         let migrations: Vec<_> =
@@ -204,7 +212,8 @@ impl Host {
             token: Token::new(keys.internal.expose()),
             about,
         };
-        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
+        let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
+        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &known));
         let stopping = CancellationToken::new();
         let world = Arc::new(Surroundings {
             database: database.clone(),
@@ -235,6 +244,7 @@ impl Host {
             answers: Arc::new(Answers { hosted: hosted.clone() }),
             hello,
             admit,
+            trust,
             health: health.clone(),
             database,
             walks,
@@ -256,6 +266,10 @@ impl Host {
             let stop = self.stop.clone();
             self.background.spawn(async move { stop.run_until_cancelled(work).await });
         };
+        if let Some(trust) = self.trust.clone() {
+            let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(watch(trust));
+            until_stop(connect);
+        }
         let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(async move { peers.connect().await });
         until_stop(connect);
@@ -363,14 +377,42 @@ fn sort_out(
     (hosted, plans)
 }
 
+/// What a service knows of itself and of others when it connects.
+struct Known<'a> {
+    hello: &'a Hello,
+    admit: &'a modulith_transport::Admit,
+    trust: Option<&'a Trust>,
+}
+
+/// Never ends.
+pub(crate) async fn watch(trust: Trust) {
+    let mut ticks = tokio::time::interval(CERTIFICATES_EVERY);
+    loop {
+        ticks.tick().await;
+        trust.refresh();
+    }
+}
+
+/// The certificate of a process, if its topology needs any.
+pub(crate) fn trust(
+    application: &str,
+    topology: &Topology,
+    process: &str,
+) -> Result<Option<Trust>, StartError> {
+    if !topology.needs_certificates() {
+        return Ok(None);
+    }
+    Problems::none_of(missing_certificates(topology, application, [process]))?;
+    Ok(Some(Trust::load(application, process, topology.trust_files(process))?))
+}
+
 fn connect_peers(
     model: &AppModel,
     topology: &Topology,
     data: &Path,
     needs: &[ContractModel],
     modules: &Modules,
-    hello: &Hello,
-    admit: &modulith_transport::Admit,
+    known: &Known<'_>,
 ) -> Peers {
     let mut services: Vec<(String, Peer)> = Vec::new();
     let mut of_contract = BTreeMap::new();
@@ -380,9 +422,13 @@ fn connect_peers(
             continue;
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
-            let address = topology.listen_address(service, data);
-            let peer =
-                Peer::new(vec![address], hello.clone(), admit.clone(), modulith_transport::Limits::default());
+            let addresses = vec![topology.listen_address(service, data)];
+            let (hello, admit) = (known.hello.clone(), known.admit.clone());
+            let limits = modulith_transport::Limits::default();
+            let peer = match known.trust.filter(|_| topology.is_over_tls(service)) {
+                Some(trust) => Peer::over_tls(addresses, hello, admit, limits, trust.clone(), &service.name),
+                None => Peer::new(addresses, hello, admit, limits),
+            };
             services.push((service.name.clone(), peer));
             services.len() - 1
         });

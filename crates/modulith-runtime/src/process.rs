@@ -13,19 +13,20 @@ use axum::routing::get;
 use modulith_core::Context;
 use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
-    Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
+    Address, Connect, Edge, Gateway, Internal, Limits, Merged, RouteTable, Target, Upstream, serve,
+    serve_stream,
 };
-use modulith_transport::HttpTask;
+use modulith_transport::{HttpTask, Stream, Trust};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
 use crate::app::App;
 use crate::control::Control;
-use crate::host::{HEALTH, Host, Keys, StartError, readiness};
+use crate::host::{self, HEALTH, Host, Keys, StartError, readiness};
 use crate::model::ModuleModel;
 use crate::operate::{self, Listed, Wanted};
-use crate::topology::{ServiceSection, Topology};
+use crate::topology::{GATEWAY, ServiceSection, Topology};
 
 /// How long the gateway waits for a service's word about its health.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
@@ -76,9 +77,13 @@ pub(crate) async fn service(
     let section = topology.service(name).expect("the host has started it");
     let address = topology.listen_address(section, data);
     topology.make_socket_folders(data).map_err(|error| listen_error(&address.to_string(), error))?;
-    let listener = modulith_transport::Listener::bind(&address)
+    let mut listener = modulith_transport::Listener::bind(&address)
         .await
-        .map_err(|error| StartError::Listen { address: address.to_string(), error })?;
+        .map_err(|error| StartError::Listen { address: address.to_string(), error })?
+        .for_users(&topology.trust.unix_uids);
+    if let Some(trust) = host.trust.clone().filter(|_| topology.is_over_tls(section)) {
+        listener = listener.over_tls(trust);
+    }
     let health = host.health();
     let (said, service) = (address.to_string(), host.name.clone());
     tokio::spawn(async move {
@@ -92,7 +97,8 @@ pub(crate) async fn service(
     let http: HttpTask = {
         let modules = Merged::new(host.routes.clone());
         let door = Internal::new(host.keys.internal.clone(), Limits::default()).layer(modules.clone());
-        // Health is for whoever can reach the socket: systemd, a container's probe.
+        // Health is for whoever can reach the socket: systemd, a container's probe. Over TLS that is nobody
+        // without a certificate.
         let door = HEALTH
             .into_iter()
             .fold(Router::new(), |router, path| router.route_service(path, modules.clone()))
@@ -167,8 +173,10 @@ pub(crate) async fn gateway(
     let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
     let (_, model) = app.declare(topology)?;
     let keys = Keys::load_or_create(data)?;
+    let trust = host::trust(app.name, topology, GATEWAY)?;
+    let watched = trust.clone().map(|trust| tokio::spawn(host::watch(trust)));
     let doors: Vec<Door> =
-        topology.services.iter().map(|service| Door::of(service, topology, data)).collect();
+        topology.services.iter().map(|service| Door::of(service, topology, data, trust.as_ref())).collect();
     let mut routes = Vec::new();
     for (service, door) in topology.services.iter().zip(&doors) {
         let hosted =
@@ -224,6 +232,9 @@ pub(crate) async fn gateway(
     stop.cancelled().await;
     tracing::info!("stopping");
     control.tell("stopping");
+    if let Some(watched) = watched {
+        watched.abort();
+    }
     connections.cancel();
     if tokio::time::timeout(topology.gateway.drain(), served).await.is_err() {
         tracing::warn!(
@@ -242,17 +253,31 @@ struct Door {
 }
 
 impl Door {
-    fn of(service: &ServiceSection, topology: &Topology, data: &Path) -> Self {
-        let address = match topology.listen_address(service, data) {
-            modulith_transport::Address::Tcp(host) => Address::Tcp(host),
-            modulith_transport::Address::Unix(path) => Address::Unix(path),
+    fn of(service: &ServiceSection, topology: &Topology, data: &Path, trust: Option<&Trust>) -> Self {
+        let address = topology.listen_address(service, data);
+        let upstream = match trust.filter(|_| topology.is_over_tls(service)) {
+            Some(trust) => over_tls(address, service.name.clone(), trust.clone()),
+            None => Upstream::new(match address {
+                modulith_transport::Address::Tcp(host) => Address::Tcp(host),
+                modulith_transport::Address::Unix(path) => Address::Unix(path),
+            }),
         };
-        Self {
-            name: service.name.clone(),
-            modules: service.modules.clone(),
-            upstream: Upstream::new(address),
-        }
+        Self { name: service.name.clone(), modules: service.modules.clone(), upstream }
     }
+}
+
+fn over_tls(address: modulith_transport::Address, service: String, trust: Trust) -> Upstream {
+    let place = Address::Tcp(address.to_string());
+    let connect: Connect = Arc::new(move || {
+        let (address, service, trust) = (address.clone(), service.clone(), trust.clone());
+        Box::pin(async move {
+            let stream = Stream::connect(&address).await?;
+            let limit = modulith_transport::Limits::default().handshake_max;
+            let stream = trust.connect(stream, &service, limit).await.map_err(std::io::Error::other)?;
+            Ok(Box::new(stream) as _)
+        })
+    });
+    Upstream::connecting(place, connect)
 }
 
 struct Doors {

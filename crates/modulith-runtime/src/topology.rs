@@ -9,6 +9,7 @@ mod nearest;
 mod problem;
 mod read;
 mod socket;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +21,8 @@ use modulith_transport::Address;
 pub(crate) use nearest::nearest;
 pub use problem::{Problem, Problems};
 pub(crate) use socket::UNIX_PATH_BYTES_MAX;
+pub use trust::{PLAINTEXT, SERVICE, Tls, TrustSection};
+pub(crate) use trust::{ip, split};
 
 /// The name of the gateway's process; no service may have it.
 pub const GATEWAY: &str = "gateway";
@@ -34,6 +37,7 @@ pub struct Topology {
     /// `None` for the built-in one.
     pub file: Option<PathBuf>,
     pub gateway: GatewaySection,
+    pub trust: TrustSection,
     /// In the order of the file.
     pub services: Vec<ServiceSection>,
     /// The sections `[module.NAME]`.
@@ -118,6 +122,7 @@ impl Topology {
         Self {
             file: None,
             gateway: GatewaySection::default(),
+            trust: TrustSection::default(),
             services: vec![service],
             modules: BTreeMap::new(),
             problems: Vec::new(),

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use futures_util::future::BoxFuture;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -45,14 +46,18 @@ impl std::fmt::Display for Address {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+/// What HTTP is spoken over.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// Makes a connection; for addresses that a socket alone does not reach.
+pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> + Send + Sync>;
 
 /// A connection and both of its ends: the requests' and the socket's.
 pub(super) struct Link {
     pub(super) requests: SendRequest<Body>,
     /// Gone when the connection is over: only then does hyper hand back a request that it did not write.
-    socket: Option<Connection<TokioIo<Box<dyn Stream>>, Body>>,
+    socket: Option<Connection<TokioIo<Box<dyn ByteStream>>, Body>>,
     idle_since: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -79,6 +84,7 @@ impl Link {
 
 pub(super) struct Pool {
     pub(super) address: Address,
+    connect: Option<Connect>,
     /// Last in, first out: under little load few connections are used, and the others grow old.
     idle: Mutex<Vec<Link>>,
     open: Arc<Semaphore>,
@@ -96,8 +102,8 @@ pub(super) enum NoLink {
 }
 
 impl Pool {
-    pub(super) fn new(address: Address) -> Self {
-        Self { address, idle: Mutex::default(), open: Arc::new(Semaphore::new(OPEN_MAX)) }
+    pub(super) fn new(address: Address, connect: Option<Connect>) -> Self {
+        Self { address, connect, idle: Mutex::default(), open: Arc::new(Semaphore::new(OPEN_MAX)) }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -129,7 +135,10 @@ impl Pool {
         Ok(Link { requests, socket: Some(socket), idle_since: Instant::now(), _permit: permit })
     }
 
-    async fn stream(&self) -> io::Result<Box<dyn Stream>> {
+    async fn stream(&self) -> io::Result<Box<dyn ByteStream>> {
+        if let Some(connect) = &self.connect {
+            return connect().await;
+        }
         Ok(match &self.address {
             Address::Tcp(host) => {
                 let stream = TcpStream::connect(host).await?;
@@ -170,7 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("service.sock");
         let _listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let pool = Arc::new(Pool::new(Address::Unix(path)));
+        let pool = Arc::new(Pool::new(Address::Unix(path), None));
         let all = pool.open.clone().try_acquire_many_owned(OPEN_MAX as u32).unwrap();
         let forward = async || {
             let token = AccessToken::generate().unwrap();

@@ -27,7 +27,7 @@ use modulith_core::Context;
 use crate::http::Problem;
 use crate::{AccessToken, edge};
 pub(crate) use headers::{INTERNAL, told};
-pub use link::Address;
+pub use link::{Address, ByteStream, Connect};
 use link::{Link, NoLink, Pool};
 
 /// How long after its deadline a service may still answer: its answer tells more than ours. Less than the
@@ -65,7 +65,12 @@ impl Broken {
 
 impl Upstream {
     pub fn new(address: Address) -> Self {
-        Self(Arc::new(Pool::new(address)))
+        Self(Arc::new(Pool::new(address, None)))
+    }
+
+    /// One whose connections are made by `connect`; the address is only told.
+    pub fn connecting(address: Address, connect: Connect) -> Self {
+        Self(Arc::new(Pool::new(address, Some(connect))))
     }
 
     #[cfg(test)]
