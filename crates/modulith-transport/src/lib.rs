@@ -41,6 +41,9 @@ mod address;
 mod client;
 mod fault;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod handshake;
 mod hello;

@@ -12,3 +12,4 @@ mod processes;
 mod provider;
 mod shop;
 mod shopping;
+mod trust;
