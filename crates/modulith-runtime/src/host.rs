@@ -19,7 +19,7 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
-use modulith_transport::{Hello, Peer, Token, Trust, TrustError};
+use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -423,7 +423,7 @@ fn connect_peers(
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
             let addresses = vec![topology.listen_address(service, data)];
-            let (hello, admit) = (known.hello.clone(), known.admit.clone());
+            let (hello, admit) = (known.hello.clone(), only(&service.name, known.admit.clone()));
             let limits = modulith_transport::Limits::default();
             let peer = match known.trust.filter(|_| topology.is_over_tls(service)) {
                 Some(trust) => Peer::over_tls(addresses, hello, admit, limits, trust.clone(), &service.name),
@@ -435,6 +435,17 @@ fn connect_peers(
         of_contract.insert(contract, position);
     }
     Peers::new(services, of_contract)
+}
+
+/// Admits the service that was meant and no other, such as one that has the port of an earlier start.
+fn only(service: &str, admit: modulith_transport::Admit) -> modulith_transport::Admit {
+    let meant = service.to_owned();
+    Arc::new(move |other: &HelloInfo| {
+        if other.service != meant {
+            return Err(format!("service `{}` answers where `{meant}` was called", other.service));
+        }
+        admit(other)
+    })
 }
 
 type Routers = Vec<(String, Router)>;
