@@ -171,33 +171,33 @@ async fn calling(bytes: &[u8], introduced: bool) {
     let (mut hostile, mut stream) = pair();
     let limits = limits();
     let (admit, hello) = (anybody(), hello());
-    let caller = handshake::call(&mut stream, &hello, &admit, &limits);
     if !introduced {
-        let _ = tokio::join!(
-            async {
-                let _ = caller.await;
-                drop(stream);
-            },
-            throw(&mut hostile, bytes)
-        );
+        let caller = async move {
+            let _ = handshake::call(&mut stream, &hello, &admit, &limits).await;
+        };
+        tokio::join!(caller, throw(&mut hostile, bytes));
         return;
     }
+    let caller = handshake::call(&mut stream, &hello, &admit, &limits);
     let (admit_too, hello_too) = (anybody(), hello.clone());
     let (opened, other) =
         tokio::join!(caller, handshake::serve(&mut hostile, &hello_too, &admit_too, &limits, || false));
     assert!(other.is_ok(), "the token is right");
     let Ok(opened) = opened else { panic!("the token is right") };
     let reader = Reader::new(stream, opened, Arc::new(limits));
-    let connection = reader.connection();
-    let deadline = Instant::now() + 2 * END_MAX;
-    let calls: Vec<_> =
-        (0..3).filter_map(|_| connection.submit(deadline, Priority::Ordinary, b"call").ok()).collect();
-    assert_eq!(calls.len(), 3, "there is room");
-    tokio::join!(reader.run(), throw(&mut hostile, bytes));
-    for call in calls {
-        // Answered by what was thrown, or told that the connection has ended; not waiting for its deadline.
-        let _ = call.outcome(deadline).await;
-    }
+    let caller = async move {
+        let connection = reader.connection();
+        let deadline = Instant::now() + 2 * END_MAX;
+        let calls: Vec<_> =
+            (0..3).filter_map(|_| connection.submit(deadline, Priority::Ordinary, b"call").ok()).collect();
+        assert_eq!(calls.len(), 3, "there is room");
+        reader.run().await;
+        for call in calls {
+            // Answered by what was thrown, or told that the connection has ended; not waiting for its deadline.
+            let _ = call.outcome(deadline).await;
+        }
+    };
+    tokio::join!(caller, throw(&mut hostile, bytes));
 }
 
 #[cfg(test)]
