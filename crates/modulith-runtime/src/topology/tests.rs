@@ -213,12 +213,10 @@ fn trust_is_read_with_its_places_and_its_mistakes() {
     assert_eq!(files.certificate, Path::new("/etc/shop/orders/tls.pem"));
     assert_eq!(files.key, folder.join("k/orders"));
 
-    let text = format!(
-        "[trust]\nauthority = 3\ntls = \"never\"\nplaintext = \"yes\"\nunix_uids = [-1]\ncertificat = \"x\"\n\
-         [service.a]\nmodules = []\n"
-    );
+    let text = "[trust]\nauthority = 3\ntls = \"never\"\nplaintext = \"yes\"\nunix_uids = [-1]\ncertificat = \"x\"\n\
+         [service.a]\nmodules = []\n";
     assert_eq!(
-        problems(&text),
+        problems(text),
         [
             "t.toml:2: trust.authority: a path is expected; write `authority = \"certs/authority.pem\"`",
             "t.toml:3: trust.tls: addresses beyond loopback are over TLS anyway; `always` is all that can be asked for; \
