@@ -17,7 +17,7 @@ def call(id, payload, remaining_ms=1000, flags=0):
 
 hello = bytes(32) + bytes(32) + bytes(16) + struct.pack("<H", 4) + b"fuzz" + b"about"
 answers = frame(5, 0, b"one") + frame(5, 1, b"two") + frame(5, 2, b"three")
-every = b"".join(frame(kind, 1, bytes(40)) for kind in range(1, 16))
+every = b"".join(frame(kind, 1, bytes(40)) for kind in range(1, 19))
 inputs = {
     "frames-every-kind": b"\x00\x07" + every,
     "frames-call": b"\x00\x03" + call(7, b"payload", flags=1) + call(8, bytes(300)),
@@ -43,6 +43,30 @@ inputs = {
     "calling-hello": b"\x03" + PREFACE + frame(1, 0, bytes(32)) + frame(2, 0, hello),
     "calling-refused": b"\x03" + PREFACE + frame(3, 0, "nicht f\u00fcr dich".encode()),
     "calling-version": b"\x03MDLT\x02" + frame(3, 0, b"version"),
+    "calls-in-parts": b"\x02"
+    + frame(4, 5, struct.pack("<II", 900, 70000), 2)
+    + frame(13, 5, b"\x01" * 3000)
+    + call(6, b"between")
+    + frame(13, 5, b"\x01" * 3000)
+    + frame(16, 5, b"broken off"),
+    "calls-streamed": b"\x02"
+    + call(5, b"\x03echo", flags=4)
+    + frame(14, 5, b"one")
+    + frame(15, 5, struct.pack("<I", 1000))
+    + frame(14, 5, b"two", 8)
+    + call(6, b"\x03", flags=4)
+    + frame(17, 6)
+    + frame(14, 6, b"", 8),
+    "calls-windows": b"\x02" + call(5, b"\x03", flags=4) + frame(15, 5, b"\xff" * 4) * 3,
+    "answers-in-parts": b"\x04" + frame(5, 0, struct.pack("<I", 5), 2) + frame(13, 0, b"abc") + frame(13, 0, b"de"),
+    "answers-streamed": b"\x04"
+    + frame(5, 0, b"head", 4)
+    + frame(14, 0, b"piece")
+    + frame(14, 0, b"", 8)
+    + frame(15, 2, struct.pack("<I", 65536))
+    + frame(17, 1)
+    + frame(5, 2, b"head", 4)
+    + frame(16, 2, b"broken"),
     "answers": b"\x04" + answers,
     "answers-twice": b"\x04" + answers + answers,
     "answers-others": b"\x04" + frame(6, 0, b"\xff\xff\xff\xffno") + frame(7, 1, b"panicked") + frame(11, 0, b"draining"),

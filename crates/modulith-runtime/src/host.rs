@@ -18,7 +18,9 @@ use modulith_data::participant::Participant;
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
-use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
+use modulith_gateway::{
+    AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
+};
 use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -130,6 +132,7 @@ pub(crate) struct Host {
     pub(crate) admit: modulith_transport::Admit,
     /// There if the topology needs certificates.
     pub(crate) trust: Option<Trust>,
+    sampling: Sampling,
     health: Arc<Health>,
     database: Arc<Database>,
     walks: TaskTracker,
@@ -245,6 +248,7 @@ impl Host {
             hello,
             admit,
             trust,
+            sampling: topology.telemetry.sampling,
             health: health.clone(),
             database,
             walks,
@@ -327,7 +331,8 @@ impl Host {
     + Send
     + Sync
     + 'static {
-        let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
+        let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
+        let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
         tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
     }
 

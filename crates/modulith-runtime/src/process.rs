@@ -220,7 +220,8 @@ pub(crate) async fn gateway(
         routes.push((prefix.to_owned(), Target::Here(finish(router))));
     }
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
-    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default());
+    let sampling = topology.telemetry.sampling;
+    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
     let door = edge.layer(Gateway::new(routes, &keys.internal));
 
     let (listener, address) = bind(listen).await?;

@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -25,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admit, Handled, Hello, Incoming, Limits, Priority, Rejection, Stream, Token,
+    Admit, Answer, Body, Handled, Hello, Incoming, Limits, Priority, Rejection, Reply, Stream, Token,
     frame::{self, Frame},
     handshake,
     reader::Reader,
@@ -82,7 +83,9 @@ fn anybody() -> Admit {
 /// Small, so that they are reached.
 fn limits() -> Limits {
     Limits {
-        frame_bytes_max: 1 << 16,
+        // More than one part.
+        payload_bytes_max: 3 << 16,
+        bodies_max: 4,
         in_flight_max: 16,
         in_flight_reserved: 2,
         in_flight_bytes_max: 1 << 17,
@@ -97,7 +100,7 @@ fn decoded(bytes: &[u8]) {
     let Some((cut, bytes)) = bytes.split_first() else {
         return;
     };
-    let body_max = frame::body_bytes_max(&limits());
+    let body_max = frame::BODY_MAX;
     let all = |parts: &[&[u8]]| {
         let (mut buffer, mut frames) = (BytesMut::new(), Vec::new());
         for part in parts {
@@ -108,7 +111,7 @@ fn decoded(bytes: &[u8]) {
                         assert!(frame.body.len() <= body_max);
                         frames.push(format!("{frame:?} {}", frame.text()));
                         // Neither may panic on what it is not for.
-                        let _ = Frame { body: frame.body.clone(), ..frame }.into_call();
+                        let _ = frame.into_call();
                     }
                     Ok(None) => break,
                     Err(error) => return (frames, Some(error.to_string())),
@@ -144,7 +147,11 @@ fn handler(call: Incoming) -> Handled {
         Some(0) => Handled::Now(Err(Rejection::new("not today"))),
         Some(1) => Handled::Later(Box::pin(async move {
             tokio::task::yield_now().await;
-            Ok(call.payload)
+            Ok(call.payload.into())
+        })),
+        // Sends back what is streamed behind it.
+        Some(3) => Handled::Later(Box::pin(async move {
+            Ok(Reply { payload: call.payload, body: call.body.map(Body::new) })
         })),
         Some(2) => Handled::Later(Box::pin(std::future::pending())),
         _ => Handled::Now(Ok(call.payload)),
@@ -188,13 +195,23 @@ async fn calling(bytes: &[u8], introduced: bool) {
     let caller = async move {
         let connection = reader.connection();
         let deadline = Instant::now() + 2 * END_MAX;
-        let calls: Vec<_> =
-            (0..3).filter_map(|_| connection.submit(deadline, Priority::Ordinary, b"call").ok()).collect();
+        let payload = Bytes::from(vec![7; (2 << 16) + 1]);
+        let streamed = || futures_util::stream::iter([Ok(Bytes::from_static(b"a body"))]);
+        let calls: Vec<_> = (0..3)
+            .filter_map(|call| {
+                // In one frame; in parts; and with a body behind it.
+                let size = if call == 1 { payload.len() } else { 4 };
+                let mut body = (call == 2).then(|| Body::new(streamed()));
+                connection.submit(deadline, Priority::Ordinary, &payload.slice(..size), &mut body).ok()
+            })
+            .collect();
         assert_eq!(calls.len(), 3, "there is room");
         reader.run().await;
         for call in calls {
             // Answered by what was thrown, or told that the connection has ended; not waiting for its deadline.
-            let _ = call.outcome(deadline).await;
+            if let Ok(Answer { body: Some(mut body), .. }) = call.outcome(deadline).await {
+                while body.next().await.is_some() {}
+            }
         }
     };
     tokio::join!(caller, throw(&mut hostile, bytes));

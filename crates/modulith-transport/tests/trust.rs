@@ -253,7 +253,7 @@ async fn a_lone_large_call_arrives_whole() {
     let served = wire.serve(None, Limits::default(), echo()).await;
     let peer = wire.peer(&served.address);
     for _ in 0..5 {
-        let payload = Bytes::from(vec![7; Limits::default().frame_bytes_max]);
+        let payload = Bytes::from(vec![7; Limits::default().payload_bytes_max]);
         let answer = in_time(peer.call(soon(), Priority::Ordinary, payload.clone())).await;
         assert!(answer == Ok(payload));
     }
