@@ -23,7 +23,7 @@ pub(crate) use nearest::nearest;
 pub use problem::{Problem, Problems};
 pub(crate) use socket::UNIX_PATH_BYTES_MAX;
 pub use trust::{PLAINTEXT, SERVICE, Tls, TrustSection};
-pub(crate) use trust::{ip, split};
+pub(crate) use trust::{ip, is_loopback, split};
 
 /// The name of the gateway's process; no service may have it.
 pub const GATEWAY: &str = "gateway";

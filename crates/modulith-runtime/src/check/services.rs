@@ -6,7 +6,9 @@ use modulith_transport::Address;
 
 use super::{listed, meant};
 use crate::model::AppModel;
-use crate::topology::{GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX, ip, split};
+use crate::topology::{
+    GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX, ip, is_loopback, split,
+};
 
 pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
     if let Address::Unix(_) = topology.gateway.listen {
@@ -37,7 +39,7 @@ fn telemetry(topology: &Topology, problems: &mut Vec<Problem>) {
     let Some(listen) = &topology.telemetry.listen else {
         return;
     };
-    let on_loopback = matches!(listen, Address::Tcp(host_port) if is_loopback(split(host_port).0));
+    let on_loopback = matches!(listen, Address::Tcp(host_port) if is_loopback(host_port));
     if !on_loopback {
         let message = format!("metrics are shown on loopback only, not on {listen}");
         let mend = "write `listen = \"127.0.0.1:9464\"`, or read `/admin/metrics` with the admin token";

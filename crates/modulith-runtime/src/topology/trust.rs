@@ -107,6 +107,6 @@ pub(crate) fn ip(host: &str) -> Option<IpAddr> {
 }
 
 /// A name other than `localhost` may be anywhere, so it is not.
-fn is_loopback(host_port: &str) -> bool {
+pub(crate) fn is_loopback(host_port: &str) -> bool {
     ip(split(host_port).0).is_some_and(|ip| ip.is_loopback())
 }
