@@ -5,9 +5,12 @@
 mod code;
 mod plans;
 mod services;
+mod trust;
 
 use crate::model::AppModel;
 use crate::topology::{Problem, Topology};
+
+pub(crate) use trust::missing as missing_certificates;
 
 /// Lists every problem: first the topology file's, in the order of its lines, then those of the application's
 /// code. Nothing may be started while the list is not empty.

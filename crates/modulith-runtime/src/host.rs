@@ -21,12 +21,13 @@ use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
     AccessToken, Backend, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
 };
-use modulith_transport::{Hello, Peer, Token};
+use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::calls::{Answers, Peers, RemoteLink, about, admit};
+use crate::check::missing_certificates;
 use crate::hosted::{Hosted, ProcessKeys};
 use crate::metrics::{self, Hosts, HttpMeters, Metered, Metrics, Shown};
 use crate::model::AppModel;
@@ -35,13 +36,15 @@ use crate::operate::service::Operated;
 use crate::operate::{self, Contracts};
 use crate::placement::{self, PlacementError};
 use crate::sagas::{Driven, Sagas};
-use crate::topology::{Problems, Topology};
+use crate::topology::{Problems, ServiceSection, Topology};
 use crate::world::Surroundings;
 
 /// The paths of the framework's own health endpoints.
 pub(crate) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// How often a failed database is looked for.
 const BROKEN_EVERY: Duration = Duration::from_millis(100);
+/// How often certificates are looked at while nobody connects, so that their end is told in time.
+pub(crate) const CERTIFICATES_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often keys and sagas whose retention is over are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ pub enum StartError {
     Open(#[from] OpenError),
     #[error("{0}")]
     Key(#[from] KeyError),
+    #[error("{0}")]
+    Trust(#[from] TrustError),
     #[error("HTTP routes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Routes(Vec<RouteProblem>),
     #[error("no service `{name}` in {topology}; it has: {services}")]
@@ -126,6 +131,8 @@ pub(crate) struct Host {
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
     pub(crate) admit: modulith_transport::Admit,
+    /// There if the topology needs certificates.
+    pub(crate) trust: Option<Trust>,
     sampling: Sampling,
     pub(crate) shown: Shown,
     health: Arc<Health>,
@@ -178,6 +185,7 @@ impl Host {
         })?;
         remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
+        let trust = trust(app.name, topology, name)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
         let migrations: Vec<_> =
@@ -209,7 +217,8 @@ impl Host {
             token: Token::new(keys.internal.expose()),
             about,
         };
-        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
+        let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
+        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &known));
         let called = peers.services().enumerate().map(|(at, (peer, _))| {
             let at_peer = |need: &&ContractModel| peers.of(need.name) == Some(at);
             (peer.to_owned(), needs.iter().filter(at_peer).collect())
@@ -257,6 +266,7 @@ impl Host {
             answers: Arc::new(Answers { hosted: hosted.clone(), http }),
             hello,
             admit,
+            trust,
             sampling: topology.telemetry.sampling,
             shown,
             health: health.clone(),
@@ -280,6 +290,10 @@ impl Host {
             let stop = self.stop.clone();
             self.background.spawn(async move { stop.run_until_cancelled(work).await });
         };
+        if let Some(trust) = self.trust.clone() {
+            let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(watch(trust));
+            until_stop(connect);
+        }
         let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(async move { peers.connect().await });
         until_stop(connect);
@@ -389,14 +403,60 @@ fn sort_out(
     (hosted, plans)
 }
 
+/// What a process knows of itself and of others when it connects.
+pub(crate) struct Known<'a> {
+    pub(crate) hello: &'a Hello,
+    pub(crate) admit: &'a modulith_transport::Admit,
+    pub(crate) trust: Option<&'a Trust>,
+}
+
+impl Known<'_> {
+    /// The way to a service, where the topology says that it listens, and over TLS if it has to be.
+    pub(crate) fn peer(
+        &self,
+        topology: &Topology,
+        service: &ServiceSection,
+        data: &Path,
+        limits: modulith_transport::Limits,
+    ) -> Peer {
+        let addresses = vec![topology.listen_address(service, data)];
+        let (hello, admit) = (self.hello.clone(), only(&service.name, self.admit.clone()));
+        match self.trust.filter(|_| topology.is_over_tls(service)) {
+            Some(trust) => Peer::over_tls(addresses, hello, admit, limits, trust.clone(), &service.name),
+            None => Peer::new(addresses, hello, admit, limits),
+        }
+    }
+}
+
+/// Never ends.
+pub(crate) async fn watch(trust: Trust) {
+    let mut ticks = tokio::time::interval(CERTIFICATES_EVERY);
+    loop {
+        ticks.tick().await;
+        trust.refresh();
+    }
+}
+
+/// The certificate of a process, if its topology needs any.
+pub(crate) fn trust(
+    application: &str,
+    topology: &Topology,
+    process: &str,
+) -> Result<Option<Trust>, StartError> {
+    if !topology.needs_certificates() {
+        return Ok(None);
+    }
+    Problems::none_of(missing_certificates(topology, application, [process]))?;
+    Ok(Some(Trust::load(application, process, topology.trust_files(process))?))
+}
+
 fn connect_peers(
     model: &AppModel,
     topology: &Topology,
     data: &Path,
     needs: &[ContractModel],
     modules: &Modules,
-    hello: &Hello,
-    admit: &modulith_transport::Admit,
+    known: &Known<'_>,
 ) -> Peers {
     let mut services: Vec<(String, Peer)> = Vec::new();
     let mut of_contract = BTreeMap::new();
@@ -406,15 +466,24 @@ fn connect_peers(
             continue;
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
-            let address = topology.listen_address(service, data);
-            let peer =
-                Peer::new(vec![address], hello.clone(), admit.clone(), modulith_transport::Limits::default());
+            let peer = known.peer(topology, service, data, modulith_transport::Limits::default());
             services.push((service.name.clone(), peer));
             services.len() - 1
         });
         of_contract.insert(contract, position);
     }
     Peers::new(services, of_contract)
+}
+
+/// Admits the service that was meant and no other, such as one that has the port of an earlier start.
+fn only(service: &str, admit: modulith_transport::Admit) -> modulith_transport::Admit {
+    let meant = service.to_owned();
+    Arc::new(move |other: &HelloInfo| {
+        if other.service != meant {
+            return Err(format!("service `{}` answers where `{meant}` was called", other.service));
+        }
+        admit(other)
+    })
 }
 
 type Routers = Vec<(String, Router)>;

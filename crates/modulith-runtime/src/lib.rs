@@ -3,6 +3,7 @@
 mod app;
 mod backup;
 mod calls;
+mod certs;
 mod check;
 pub mod cli;
 mod client;

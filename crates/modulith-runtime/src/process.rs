@@ -16,7 +16,7 @@ use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
     BACK_OFF_MAX, Edge, Gateway, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
 };
-use modulith_transport::{Hello, HttpTask, Peer, Token};
+use modulith_transport::{Hello, HttpTask, Token};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
@@ -24,7 +24,7 @@ use tower::Layer;
 use crate::app::App;
 use crate::calls::{about, admit, put_http};
 use crate::control::Control;
-use crate::host::{HEALTH, Host, Keys, StartError, readiness};
+use crate::host::{self, HEALTH, Host, Keys, Known, StartError, readiness};
 use crate::metrics::{self, HttpMeters, Metered, Metrics, Shown};
 use crate::model::ModuleModel;
 use crate::operate::{self, Listed, Wanted};
@@ -85,9 +85,13 @@ pub(crate) async fn service(
     let section = topology.service(name).expect("the host has started it");
     let address = topology.listen_address(section, data);
     topology.make_socket_folders(data).map_err(|error| listen_error(&address.to_string(), error))?;
-    let listener = modulith_transport::Listener::bind(&address)
+    let mut listener = modulith_transport::Listener::bind(&address)
         .await
-        .map_err(|error| StartError::Listen { address: address.to_string(), error })?;
+        .map_err(|error| StartError::Listen { address: address.to_string(), error })?
+        .for_users(&topology.trust.unix_uids);
+    if let Some(trust) = host.trust.clone().filter(|_| topology.is_over_tls(section)) {
+        listener = listener.over_tls(trust);
+    }
     let health = host.health();
     let (said, service) = (address.to_string(), host.name.clone());
     tokio::spawn(async move {
@@ -99,7 +103,8 @@ pub(crate) async fn service(
     });
     let connections = CancellationToken::new();
     let http: HttpTask = {
-        // Health is for whoever can reach the socket: systemd, a container's probe. Everything else comes in frames.
+        // Health is for whoever can reach the socket: systemd, a container's probe. Over TLS that is nobody without a
+        // certificate. Everything else comes in frames.
         let modules = Merged::new(host.routes.clone());
         let open = |router: Router, path: &'static str| router.route_service(path, modules.clone());
         let door = finish(HEALTH.into_iter().fold(Router::new(), open));
@@ -196,11 +201,13 @@ pub(crate) async fn gateway(
         about: about.clone(),
     };
     let admit = admit(about);
+    let trust = host::trust(app.name, topology, GATEWAY)?;
+    let watched = trust.clone().map(|trust| tokio::spawn(host::watch(trust)));
+    let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
     let doors: Vec<Door> = (topology.services.iter())
         .map(|service| {
-            let address = topology.listen_address(service, data);
             let limits = modulith_transport::Limits { back_off_max: BACK_OFF_MAX, ..Default::default() };
-            let peer = Peer::new(vec![address], hello.clone(), admit.clone(), limits);
+            let peer = known.peer(topology, service, data, limits);
             let upstream = Upstream::new(&service.name, peer, put_http);
             Door { modules: service.modules.clone(), upstream }
         })
@@ -281,6 +288,9 @@ pub(crate) async fn gateway(
     stop.cancelled().await;
     tracing::info!("stopping");
     control.tell("stopping");
+    if let Some(watched) = watched {
+        watched.abort();
+    }
     connections.cancel();
     if tokio::time::timeout(topology.gateway.drain(), served).await.is_err() {
         tracing::warn!(

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, Answer, Body, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
+    Address, Admit, Answer, Body, CallFault, Hello, HelloInfo, Limits, NotRun, Priority, Trust,
     client::{Connection, NotTaken},
     random,
     replica::{Replica, Settings, State},
@@ -97,9 +97,32 @@ impl Drop for Held {
 impl Peer {
     /// A peer at these addresses; each is a replica of the same service.
     pub fn new(addresses: Vec<Address>, hello: Hello, admit: Admit, limits: Limits) -> Self {
+        Self::with(addresses, hello, admit, limits, None)
+    }
+
+    /// The same over mutual TLS: the certificate at each address has to be that of `service`. The addresses are TCP.
+    pub fn over_tls(
+        addresses: Vec<Address>,
+        hello: Hello,
+        admit: Admit,
+        limits: Limits,
+        trust: Trust,
+        service: &str,
+    ) -> Self {
+        Self::with(addresses, hello, admit, limits, Some((trust, service.to_owned())))
+    }
+
+    fn with(
+        addresses: Vec<Address>,
+        hello: Hello,
+        admit: Admit,
+        limits: Limits,
+        tls: Option<(Trust, String)>,
+    ) -> Self {
         let settings = Settings {
             hello,
             admit,
+            tls,
             limits: Arc::new(limits),
             changed: watch::Sender::new(()),
             stop: CancellationToken::new(),

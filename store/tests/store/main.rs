@@ -13,3 +13,4 @@ mod provider;
 mod seen;
 mod shop;
 mod shopping;
+mod trust;

@@ -91,9 +91,6 @@ speed = 9
             "t.toml:4: service: module `payments` is in no service; \
              add \"payments\" to the `modules` of a service, or `[service.payments]`",
             "t.toml:5: service.gateway.modules: module `prodcuts` does not exist; did you mean `products`?",
-            "t.toml:6: service.gateway.listen: 0.0.0.0:7001 can be reached from other hosts; calls between services \
-             are not encrypted, so they stay on loopback or Unix sockets until mutual TLS exists; \
-             write `listen = \"127.0.0.1:7001\"` or `listen = \"unix:run/gateway.sock\"`",
             "t.toml:6: service.gateway.listen: service `gateway` and the gateway both listen at 0.0.0.0:7001; \
              write `listen = \"unix:run/gateway.sock\"`",
             "t.toml:7: service.gateway.replicas: 2 replicas on SQLite: a file's writes belong to one process, the \
@@ -268,4 +265,25 @@ fn the_list_ends_with_its_length() {
         "t.toml:1: service: module `products` is in no service; \
          add \"products\" to the `modules` of a service, or `[service.products]`\n1 problem"
     );
+}
+
+#[test]
+fn certificates_that_are_missing_are_named_with_the_command_that_makes_them() {
+    let text = format!("{SPLIT}listen = \"10.0.0.5:7001\"\n[trust]\nkey = \"k/{{service}}.key\"\n");
+    assert_eq!(found(&shop(), &text), Vec::<String>::new(), "an address beyond loopback is fine");
+    let missing = super::missing_certificates(&topology(&text), "shop", ["orders", "gateway"]);
+    let missing: Vec<String> = missing.iter().map(Problem::to_string).collect();
+    let because = "does not exist; service `orders` at 10.0.0.5:7001 is reached over mutual TLS, so every process needs \
+                   a certificate; make it with `shop certs --topology t.toml`, or put that of your own authority there";
+    assert_eq!(
+        missing,
+        [
+            format!("t.toml:9: trust.authority: certs/authority.pem {because}"),
+            format!("t.toml:9: trust.certificate: certs/orders.pem {because}"),
+            format!("t.toml:10: trust.key: k/orders.key {because}"),
+            format!("t.toml:9: trust.certificate: certs/gateway.pem {because}"),
+            format!("t.toml:10: trust.key: k/gateway.key {because}"),
+        ]
+    );
+    assert_eq!(super::missing_certificates(&topology(SPLIT), "shop", ["orders"]), []);
 }
