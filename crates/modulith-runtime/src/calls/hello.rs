@@ -181,6 +181,17 @@ pub(crate) fn admit(own: bytes::Bytes) -> modulith_transport::Admit {
     })
 }
 
+/// Everything that stands in bytes of [`about`], as text.
+#[cfg(test)]
+pub(super) fn read_whole(bytes: &[u8]) -> Result<String, String> {
+    let about = About::read(bytes)?;
+    let facts = |facts: &[ContractFacts]| {
+        let lines = facts.iter().map(|fact| format!("{} {} {}", fact.name, fact.version, fact.fingerprint));
+        lines.collect::<Vec<_>>().join(", ")
+    };
+    Ok(format!("serves {}; needs {}; {:?}", facts(&about.serves), facts(&about.needs), about.contracts()?))
+}
+
 #[cfg(test)]
 mod tests {
     use modulith_core::{Kind, MethodModel};
