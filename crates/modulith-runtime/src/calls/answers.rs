@@ -98,7 +98,7 @@ fn context(head: Head<'_>, call: &Incoming) -> Context {
 }
 
 fn later(answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    Handled::Later(Box::pin(async move { told_bytes(&answer.await) }))
+    Handled::Later(Box::pin(async move { told_bytes(&answer.await).map(Into::into) }))
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {
