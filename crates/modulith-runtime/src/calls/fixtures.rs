@@ -15,9 +15,7 @@ use modulith_core::{
     SagaEnd, SagaRefused, StepKey, Unknown, UnknownReason, decode, encode,
 };
 use modulith_data::inbox::{InboxRow, LowWater, StepRows};
-use modulith_data::saga::{
-    Ask as SagaAsk, Asked, Bytes as Stored, SagaId, Told as SagaTold,
-};
+use modulith_data::saga::{Ask as SagaAsk, Asked, Bytes as Stored, SagaId, Told as SagaTold};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
