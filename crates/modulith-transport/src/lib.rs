@@ -5,9 +5,9 @@
 //! knows no contracts, no modules and no retries: a payload is [`bytes::Bytes`], and what may be repeated is
 //! decided above, from [`CallFault`].
 //!
-//! A payload up to 64 KiB is one frame. A larger one, up to 8 MiB, travels in parts between which other calls pass. A call
-//! and its answer may each have a streamed body of any length behind the payload, with a window of its own, so that
-//! whoever does not read holds up nobody else.
+//! A payload up to 64 KiB is one frame. A larger one, up to 8 MiB, travels in parts between which other calls
+//! pass. A call and its answer may each have a streamed body of any length behind the payload, with a window of
+//! its own, so that whoever does not read holds up nobody else.
 //!
 //! - [`Peer`] is the calling side: it connects on first use, reconnects with back-off, and spreads calls over
 //!   the replicas it was given.
@@ -18,8 +18,8 @@
 //! - [`Limits`] has every number, with its default.
 //!
 //! What is deliberately absent: encryption (a token proves who is calling, the bytes stay readable on the
-//! network), calls from the called side back to the caller, and automatic repeats, because only the layer that knows
-//! what is idempotent may repeat.
+//! network), calls from the called side back to the caller, and automatic repeats, because only the layer that
+//! knows what is idempotent may repeat.
 //!
 //! ```no_run
 //! use std::{sync::Arc, time::{Duration, Instant}};

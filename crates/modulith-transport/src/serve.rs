@@ -22,7 +22,8 @@ pub struct Incoming {
     pub deadline: Instant,
     pub priority: Priority,
     pub payload: Bytes,
-    /// What the caller streams behind the payload. Dropping it tells the caller to stop; so does an answer that drops it.
+    /// What the caller streams behind the payload. Dropping it tells the caller to stop; so does an answer that
+    /// drops it.
     pub body: Option<BodyReader>,
 }
 
@@ -31,8 +32,8 @@ pub enum Handled {
     /// Done within the call of `handle_now`: no allocation, no task switch.
     Now(Result<Bytes, Rejection>),
     /// To be waited for. The connection's own task polls it, together with its other calls, so it must not
-    /// block. It is dropped when the caller gives up or the connection ends. A body of its [`Reply`] is polled by the same
-    /// task, behind the payload.
+    /// block. It is dropped when the caller gives up or the connection ends. A body of its [`Reply`] is polled
+    /// by the same task, behind the payload.
     Later(BoxFuture<'static, Result<Reply, Rejection>>),
 }
 
@@ -57,9 +58,10 @@ where
 
 /// Serves one connection, from its preface to its end.
 ///
-/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those that
-/// run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends when the caller, having all its answers,
-/// closes it. So no call is lost. Dropping this future ends the connection at once and drops its calls.
+/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those
+/// that run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends
+/// when the caller, having all its answers, closes it. So no call is lost. Dropping this future ends the
+/// connection at once and drops its calls.
 ///
 /// # Errors
 ///

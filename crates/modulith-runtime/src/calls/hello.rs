@@ -19,7 +19,7 @@ const ABOUT_BYTES_MAX: usize = HELLO_BYTES_MAX - 1024;
 /// The contracts of one service before they are compressed: 4 MiB. It bounds what a peer can make this process hold.
 const CONTRACTS_BYTES_MAX: usize = 4 << 20;
 /// Differences that a refusal or a line of the log names.
-const DIFFERENCES_NAMED_MAX: usize = 5;
+const DIFFERENCES_NAMED_MAX: usize = 8;
 /// Of DEFLATE, 0 to 10. A hello is made once a process.
 const COMPRESSION: u8 = 9;
 
@@ -142,6 +142,8 @@ fn differences(ours: &About, theirs: &About) -> Result<Vec<Difference>, String> 
             found.extend(compare(caller, callee));
         }
     }
+    // What weighs most is named first.
+    found.sort_by_key(|difference| std::cmp::Reverse(difference.weight));
     Ok(found)
 }
 
