@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use modulith_core::{
-    Direction, Kind, MethodModel, Never, NotRun, NotRunReason, Origin, Outcome, Principal, RefusalRecord,
-    SagaEnd, SagaRefused, StepKey, Unknown, UnknownReason, decode, encode,
+    ContractModel, Direction, Kind, MethodModel, NotRun, NotRunReason, Origin, Outcome, Principal,
+    RefusalRecord, SagaEnd, SagaRefused, StepKey, Trace, TraceFlags, Unknown, UnknownReason, decode, encode,
 };
 use modulith_data::inbox::{InboxRow, LowWater, StepRows};
 use modulith_data::saga::{Ask as SagaAsk, Asked, Bytes as Stored, SagaId, Told as SagaTold};
@@ -67,11 +67,15 @@ fn told(name: &str, told: &Told) -> Fixture {
 }
 
 fn introduction() -> Fixture {
-    let contract = |name| modulith_core::ContractModel {
-        name,
-        version: 1,
-        methods: vec![MethodModel::of::<StepKey, RefusalRecord, Never>("method", Kind::Query)],
+    let method = MethodModel {
+        name: "method",
+        kind: Kind::Query,
+        request: serde_json::json!({"$ref": "#/$defs/Id", "$defs": {"Id": {"type": "string", "format": "uuid"}}}),
+        answer: serde_json::json!({"type": "integer", "format": "int64"}),
+        refused: serde_json::json!(false),
+        provider: None,
     };
+    let contract = |name| ContractModel { name, version: 1, methods: vec![method.clone()] };
     let bytes = hello::about(&[contract("served")], &[contract("needed")]).expect("fits").to_vec();
     let read = |bytes: &[u8]| hello::read_whole(bytes);
     Fixture { name: "hello".to_owned(), value: read(&bytes).expect("is read"), bytes, read, is_exact: false }
@@ -104,6 +108,7 @@ fn fixtures() -> Vec<Fixture> {
         request_id: "r-1",
         principal: None,
         keyed: None,
+        trace: None,
     };
     let not_run = NotRun::new(NotRunReason::Overloaded, "full");
     let unknown = Unknown::new(UnknownReason::ConnectionLost, "gone");
@@ -111,11 +116,18 @@ fn fixtures() -> Vec<Fixture> {
         introduction(),
         head("head query", &plain(Ask::Query, "product")),
         head("head effect", &Head { principal: Some(Principal::Admin), ..plain(Ask::Effect, "charge") }),
+        head("head http", &Head { contract: "", method: "", ..plain(Ask::Http, "") }),
         head("head saga", &Head { contract: "", method: "", ..plain(Ask::Saga, "") }),
         head(
             "head command",
             &Head {
                 principal: Some(Principal::User("ann".into())),
+                trace: Some(Trace {
+                    id: [3; 16],
+                    span: [4; 8],
+                    flags: TraceFlags::from_bits(3),
+                    state: Some("vendor=1".into()),
+                }),
                 keyed: Some(Keyed { key: key(), hash: [9; 16], kept_ms: 600_000 }),
                 ..plain(Ask::Command, "hold")
             },

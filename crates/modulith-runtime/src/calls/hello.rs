@@ -227,9 +227,9 @@ mod tests {
         let contracts: Vec<_> = (0..50).map(contract).collect();
         let said = about(&contracts[..25], &contracts[25..]).expect("fits");
         assert!(said.len() < ABOUT_BYTES_MAX / 2, "{} bytes", said.len());
-        let many: Vec<_> = (0..1500).map(contract).collect();
+        let many: Vec<_> = (0..1000).map(contract).collect();
         let fault = about(&many, &[]).expect_err("too large");
-        assert!(fault.message.starts_with("its 1500 contracts take "), "{}", fault.message);
+        assert!(fault.message.starts_with("its 1000 contracts take "), "{}", fault.message);
     }
 
     /// A hello of few bytes must not become gigabytes.

@@ -228,11 +228,11 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "contracts.lock:67: contract products: `hold.request`: is an integer for the caller and text for the \
+                "contracts.lock:46: contract products: `hold.request`: is an integer for the caller and text for the \
                  callee, which breaks module `orders`",
-                "contracts.lock:67: contract products: `release`: the callee does not have this method, which breaks \
+                "contracts.lock:46: contract products: `release`: the callee does not have this method, which breaks \
                  module `orders`",
-                "contracts.lock:67: contract products: `hold.request`: is text for the caller and an integer for the \
+                "contracts.lock:46: contract products: `hold.request`: is text for the caller and an integer for the \
                  callee, which breaks this build's module `orders` as long as the callee is the earlier build",
             ]
         );
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "contracts.lock:67: contract products: no module serves it any more, which breaks module `orders`"
+                "contracts.lock:46: contract products: no module serves it any more, which breaks module `orders`"
             ]
         );
     }
