@@ -3,6 +3,7 @@
 //! Static: looks at declarations and at the topology file, never at a port, a socket or a database.
 
 mod code;
+pub(crate) mod lock;
 mod plans;
 mod services;
 mod trust;
@@ -20,6 +21,7 @@ pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
     services::check_modules(model, topology, &mut problems);
     problems.sort_by_key(|problem| problem.line);
     code::check(model, &mut problems);
+    services::check_hellos(model, topology, &mut problems);
     plans::check(model, &mut problems);
     problems
 }

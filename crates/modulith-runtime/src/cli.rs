@@ -8,11 +8,12 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use crate::app::App;
 use crate::certs;
-use crate::check::missing_certificates;
+use crate::check::{lock, missing_certificates};
 pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
 use crate::host::{self, source};
 use crate::log::{self, Format};
+use crate::model::AppModel;
 use crate::operate;
 use crate::process;
 use crate::topology::{Problems, Topology};
@@ -83,7 +84,16 @@ fn cli(app: &App) -> clap::Command {
         .subcommand(
             clap::Command::new("check")
                 .about("check modules and topology; exit 1 with all problems")
-                .arg(topology_arg()),
+                .arg(topology_arg())
+                .arg(
+                    lock_arg("against")
+                        .help("compare the contracts with those of this file, and say which changes break whom"),
+                )
+                .arg(
+                    lock_arg("write-lock")
+                        .conflicts_with("against")
+                        .help("write the contracts to this file: `contracts.lock` of the build that is released"),
+                ),
         )
         .subcommand(
             clap::Command::new("graph")
@@ -127,6 +137,10 @@ fn topology_arg() -> Arg {
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
         .help("which service hosts which modules [default: everything in one process]")
+}
+
+fn lock_arg(name: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf))
 }
 
 fn data_arg() -> Arg {
@@ -208,21 +222,42 @@ fn check(app: &App, matches: &ArgMatches) -> ExitCode {
         Ok(topology) => topology,
         Err(code) => return code,
     };
-    let checked = app.declare(&topology).and_then(|(_, model)| {
+    let declared = app.declare(&topology).and_then(|(_, model)| {
         Problems::none_of(missing_certificates(&topology, app.name, topology.certified()))?;
         Ok(model)
     });
-    match checked {
-        Ok(model) => {
-            print!("{}", crate::graph::table(&model, &topology));
-            println!("{}: no problems", source(&topology));
-            ExitCode::SUCCESS
+    let model = match declared {
+        Ok(model) => model,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(1);
         }
+    };
+    print!("{}", crate::graph::table(&model, &topology));
+    println!("{}: no problems", source(&topology));
+    let lock = |name| matches.get_one::<PathBuf>(name);
+    let checked = match (lock("against"), lock("write-lock")) {
+        (Some(file), _) => check_against(&model, file),
+        (None, Some(file)) => lock::write(&model, file).map_err(|problem| Problems(vec![problem])),
+        (None, None) => Ok(()),
+    };
+    match checked {
+        Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             eprintln!("{problems}");
             ExitCode::from(1)
         }
     }
+}
+
+fn check_against(model: &AppModel, file: &Path) -> Result<(), Problems> {
+    let changes = lock::against(model, file).map_err(|problem| Problems(vec![problem]))?;
+    for line in &changes.safe {
+        println!("safe: {line}");
+    }
+    Problems::none_of(changes.problems)?;
+    println!("{}: nothing breaks", file.display());
+    Ok(())
 }
 
 fn graph(app: &App, matches: &ArgMatches) -> ExitCode {

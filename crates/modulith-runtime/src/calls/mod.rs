@@ -4,6 +4,8 @@
 //! who may talk to whom, and `wire` has every byte.
 
 mod answers;
+#[cfg(test)]
+mod fixtures;
 mod hello;
 mod link;
 mod peers;

@@ -34,6 +34,26 @@ pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
     }
 }
 
+/// What each service says about itself at the handshake has to fit into it.
+pub(super) fn check_hellos(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
+    if topology.is_monolith() {
+        return;
+    }
+    for service in &topology.services {
+        let hosted =
+            || model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name));
+        let serves: Vec<_> = hosted().flat_map(|module| module.contracts.clone()).collect();
+        let needs: Vec<_> = hosted().flat_map(|module| module.needs.clone()).collect();
+        if let Err(fault) = crate::calls::about(&serves, &needs) {
+            problems.push(topology.problem(
+                &format!("service.{}.modules", service.name),
+                format!("service `{}` cannot introduce itself: {}", service.name, fault.message),
+                "host its modules in more services",
+            ));
+        }
+    }
+}
+
 /// Metrics name contracts, peers and rates, and are shown there to whoever asks.
 fn telemetry(topology: &Topology, problems: &mut Vec<Problem>) {
     let Some(listen) = &topology.telemetry.listen else {
