@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) sending: Sending,
     /// Several callers were woken together; the connection's task writes for them.
     pub(crate) burst: bool,
+    /// When the connection's task next looks for calls whose deadline has passed; not behind the first of them.
+    pub(crate) look_at: Option<Instant>,
     /// The other side drains, for this reason.
     pub(crate) draining: Option<String>,
     /// Why the connection ended; nothing is sent or completed after that.
@@ -68,6 +70,7 @@ pub(crate) struct Waiting {
     frame_from: u64,
     /// Other frames of the call go before or behind that one.
     has_more: bool,
+    deadline: Instant,
     pub(crate) answer: oneshot::Sender<Outcome>,
 }
 
@@ -198,8 +201,12 @@ impl Connection {
             (state.slots.len() - 1) as u32
         });
         let slot = &mut state.slots[index as usize];
-        slot.waiting = Some(Waiting { frame_from, has_more, answer: sender });
+        slot.waiting = Some(Waiting { frame_from, has_more, deadline, answer: sender });
         let id = u64::from(slot.generation) << 32 | u64::from(index);
+        if state.look_at.is_none_or(|look_at| deadline < look_at) {
+            state.look_at = Some(deadline);
+            self.task.wake();
+        }
         if has_more {
             state.put_first_of_more(id, priority, remaining_ms, payload, body.take());
             drop(state);
@@ -303,42 +310,55 @@ impl Connection {
         }
         self.retired.cancel();
     }
+
+    /// Ends the calls whose deadline has passed. A timer a call would cost as much as the rest of it, so there is one a
+    /// connection, and nearly always its calls are answered long before it fires.
+    pub(crate) fn expire(&self, now: Instant) {
+        let mut state = self.state.lock();
+        let waiting = state.slots.iter().zip(0u64..).filter_map(|(slot, index)| {
+            let waiting = slot.waiting.as_ref()?;
+            Some((u64::from(slot.generation) << 32 | index, waiting.deadline))
+        });
+        let (late, in_time): (Vec<_>, Vec<_>) = waiting.partition(|(_, deadline)| *deadline <= now);
+        state.look_at = in_time.into_iter().map(|(_, deadline)| deadline).min();
+        drop(state);
+        for (id, _) in late {
+            // Between the two locks it may have been answered.
+            if let Some((answer, withdrawn)) = self.give_up(id) {
+                let fault = if withdrawn { NotRun::Deadline.into() } else { Unknown::Deadline.into() };
+                // A receiver that is gone has given up.
+                let _ = answer.send(Err(fault));
+            }
+        }
+    }
+
+    /// Stops waiting for a call: where its answer would have gone, and whether it was withdrawn before it was sent.
+    /// `None` if it is already over.
+    fn give_up(&self, id: u64) -> Option<(oneshot::Sender<Outcome>, bool)> {
+        let mut state = self.state.lock();
+        let waiting = state.take(id)?;
+        // Nothing runs before its payload is whole, so with a part still here the call has not run.
+        let is_partial = waiting.frame_from == NOWHERE_YET;
+        let followed_by = waiting.has_more.then_some(id);
+        let withdrawn = is_partial || state.out.withdraw(waiting.frame_from, followed_by);
+        let rest = if waiting.has_more { state.sending.remove(id) } else { None };
+        if !withdrawn || waiting.has_more {
+            frame::put(&mut state.out.pending, Kind::Cancel, id, &[]);
+        }
+        if state.draining.is_some() {
+            // It may have been the last that the connection was kept for.
+            self.task.wake();
+        }
+        self.flush(state);
+        drop(rest);
+        Some((waiting.answer, withdrawn))
+    }
 }
 
 impl Submitted<'_> {
     /// The answer, or what is known at the deadline.
-    pub(crate) async fn outcome(mut self, deadline: Instant) -> Outcome {
-        match tokio::time::timeout_at(deadline.into(), &mut self.answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Unknown::ConnectionLost.into()),
-            Err(_) => match self.give_up() {
-                Some(true) => Err(NotRun::Deadline.into()),
-                Some(false) => Err(Unknown::Deadline.into()),
-                // It was completed between the deadline and the lock.
-                None => self.answer.try_recv().unwrap_or(Err(Unknown::Deadline.into())),
-            },
-        }
-    }
-
-    /// Stops waiting: `Some(true)` if the call was withdrawn before it was sent, `None` if it is already over.
-    fn give_up(&self) -> Option<bool> {
-        let mut state = self.connection.state.lock();
-        let waiting = state.take(self.id)?;
-        // Nothing runs before its payload is whole, so with a part still here the call has not run.
-        let is_partial = waiting.frame_from == NOWHERE_YET;
-        let followed_by = waiting.has_more.then_some(self.id);
-        let withdrawn = is_partial || state.out.withdraw(waiting.frame_from, followed_by);
-        let rest = if waiting.has_more { state.sending.remove(self.id) } else { None };
-        if !withdrawn || waiting.has_more {
-            frame::put(&mut state.out.pending, Kind::Cancel, self.id, &[]);
-        }
-        if state.draining.is_some() {
-            // It may have been the last that the connection was kept for.
-            self.connection.task.wake();
-        }
-        self.connection.flush(state);
-        drop(rest);
-        Some(withdrawn)
+    pub(crate) async fn outcome(mut self) -> Outcome {
+        (&mut self.answer).await.unwrap_or(Err(Unknown::ConnectionLost.into()))
     }
 }
 
@@ -346,7 +366,7 @@ impl Drop for Submitted<'_> {
     fn drop(&mut self) {
         // A call that was answered has no slot any more, and costs a look at this flag only.
         if !self.answer.is_terminated() {
-            self.give_up();
+            self.connection.give_up(self.id);
         }
     }
 }

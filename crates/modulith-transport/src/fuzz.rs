@@ -209,7 +209,7 @@ async fn calling(bytes: &[u8], introduced: bool) {
         reader.run().await;
         for call in calls {
             // Answered by what was thrown, or told that the connection has ended; not waiting for its deadline.
-            if let Ok(Answer { body: Some(mut body), .. }) = call.outcome(deadline).await {
+            if let Ok(Answer { body: Some(mut body), .. }) = call.outcome().await {
                 while body.next().await.is_some() {}
             }
         }

@@ -191,7 +191,7 @@ impl Peer {
             let _place = Place::take(&replica.in_flight);
             match connection.submit(deadline, priority, &payload, &mut body) {
                 Ok(submitted) => {
-                    let mut answer = submitted.outcome(deadline).await?;
+                    let mut answer = submitted.outcome().await?;
                     if let Some(body) = &mut answer.body {
                         body.hold(Held::new(&self.inner, &replica.in_flight));
                     }

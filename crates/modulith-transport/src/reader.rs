@@ -5,13 +5,15 @@
 //! still waits.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::BytesMut;
 use parking_lot::MutexGuard;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     Answer, CallFault, ConnectionError, Limits, NotRun, Unknown,
@@ -42,6 +44,8 @@ pub(crate) struct Reader {
     rounds: Rounds,
     /// Something was leaving in several frames when last looked; who adds to it wakes this task.
     is_sending: bool,
+    /// Fires at the first deadline of the calls that wait, or before it.
+    deadlines: Option<Pin<Box<Sleep>>>,
 }
 
 impl Drop for Reader {
@@ -64,6 +68,7 @@ impl Reader {
             asked: Asked::default(),
             rounds,
             is_sending: false,
+            deadlines: None,
         }
     }
 
@@ -124,10 +129,29 @@ impl Reader {
                 }
             }
         }
+        self.poll_deadlines(cx);
         if let Err(error) = self.poll_streams(cx) {
             return Poll::Ready(error);
         }
         self.poll_write(cx, keep_alive)
+    }
+
+    /// Ends the calls that are late, and waits for the next deadline.
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let look_at = self.connection.state.lock().look_at;
+            let Some(look_at) = look_at.map(tokio::time::Instant::from_std) else {
+                return;
+            };
+            let timer = self.deadlines.get_or_insert_with(|| Box::pin(sleep_until(look_at)));
+            if timer.deadline() != look_at {
+                timer.as_mut().reset(look_at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.connection.expire(look_at.into_std());
+        }
     }
 
     /// Moves what arrives and leaves in several frames.
