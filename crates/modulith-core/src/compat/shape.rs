@@ -93,7 +93,9 @@ impl<'d> Place<'d> {
         let plain = |shape| Self { nullable: false, shape, name: None, more: BTreeMap::new() };
         let keywords = match schema {
             Value::Bool(true) => return plain(Shape::Anything),
-            Value::Bool(false) => return plain(Shape::Enum(Cases { tag: None, cases: BTreeMap::new() })),
+            never if is_never(never) => {
+                return plain(Shape::Enum(Cases { tag: None, cases: BTreeMap::new() }));
+            }
             Value::Object(keywords) => keywords,
             _ => return plain(Shape::Unknown),
         };
@@ -118,6 +120,18 @@ impl<'d> Place<'d> {
         let (kind, nullable) = kind(keywords);
         let (shape, known) = shape(keywords, kind);
         Self { nullable, shape, name: None, more: rest(keywords, known) }
+    }
+}
+
+/// Of an enum without cases: `false`, which `schemars` turns into an object where it is a whole schema.
+fn is_never(schema: &Value) -> bool {
+    match schema {
+        Value::Object(keywords) => {
+            let any =
+                |value: &Value| value.as_object().is_some_and(Map::is_empty) || *value == Value::Bool(true);
+            keywords.get("not").is_some_and(any) && rest(keywords, &["not"]).is_empty()
+        }
+        schema => *schema == Value::Bool(false),
     }
 }
 

@@ -144,6 +144,12 @@ fn a_refusal_is_read_as_one_whatever_its_body_is() {
             "WhenMet products.hold.refused::SoldOut.products[]: is an integer (uint8) for the callee and text for the caller",
         ]
     );
+    let never = contract(vec![MethodModel::of::<(), (), Never>("hold", Kind::Command)]);
+    assert_eq!(
+        told(&never, &old),
+        ["Safe products.hold.refused::SoldOut: is a case of the callee that the caller does not know"]
+    );
+    assert_eq!(told(&old, &never), ["Safe products.hold.refused: is never written by the callee"]);
     for refusal in [RefusedMore::Closed, RefusedMore::SoldOut { products: vec![1] }] {
         let record = RefusalRecord::of(&refusal).expect("encodes");
         assert!(record.typed::<Refused>().is_none(), "{refusal:?}");
