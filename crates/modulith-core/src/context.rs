@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::key::StepKey;
+use crate::repeats::Repeats;
 
 /// Who asks, as the edge verified it. Callers of the edge cannot set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Context {
     pub request_id: Arc<str>,
     /// In an effect: the key of the attempt, the same on every attempt.
     pub key: Option<StepKey>,
+    /// How many of its calls may still be repeated. None in work that another service or a saga asked for: they repeat
+    /// it themselves.
+    pub repeats: Repeats,
 }
 
 tokio::task_local! {
@@ -50,7 +54,13 @@ impl Context {
 
     /// A context of its own, for work that no request began.
     pub fn background(request_id: impl Into<Arc<str>>) -> Self {
-        Self { principal: None, deadline: None, request_id: request_id.into(), key: None }
+        Self {
+            principal: None,
+            deadline: None,
+            request_id: request_id.into(),
+            key: None,
+            repeats: Repeats::default(),
+        }
     }
 
     /// The context of the running task, or a background context outside of any.

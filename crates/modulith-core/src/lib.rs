@@ -12,6 +12,7 @@ mod key;
 mod outcome;
 mod protection;
 mod redact;
+mod repeats;
 mod saga;
 mod secret;
 mod tx;
@@ -35,6 +36,7 @@ pub use outcome::{
 #[doc(hidden)]
 pub use protection::{Protection, SwitchedOff};
 pub use redact::{REDACTED, redacted};
+pub use repeats::Repeats;
 pub use saga::{
     Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
     StepModel, UndoModel,

@@ -36,7 +36,9 @@
 //! ```
 
 mod address;
+mod breaker;
 mod client;
+mod ejection;
 mod fault;
 mod frame;
 mod handshake;
@@ -44,21 +46,26 @@ mod hello;
 mod keep_alive;
 mod limits;
 mod listener;
+mod names;
 mod outgoing;
 mod peer;
 mod random;
 mod reader;
 mod replica;
+mod replicas;
 mod serve;
 mod serving;
 mod stream;
 
 pub use address::{Address, AddressError};
+pub use breaker::BreakerState;
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
 pub use frame::{MAGIC, PROTOCOL_VERSION, Priority};
 pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
-pub use peer::Peer;
+pub use names::Resolve;
+pub use peer::{Peer, Snapshot};
+pub use replica::ReplicaSnapshot;
 pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};
 pub use stream::Stream;

@@ -10,7 +10,10 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -32,6 +35,9 @@ use crate::{
     stream::{ReadHalf, WriteHalf, poll_read},
 };
 
+/// When a call that found everything full may come again.
+const FULL_RETRY_MS: u32 = 50;
+
 /// Reads in one go before others get their turn.
 const READS_MAX: usize = 8;
 
@@ -50,6 +56,8 @@ pub(crate) struct Serving {
     by_id: HashMap<u64, AbortHandle>,
     /// Payload bytes of the calls that run.
     payload_bytes: usize,
+    /// The calls that run for the same caller, over all its connections.
+    running: Arc<AtomicUsize>,
     keep_alive: KeepAlive,
     /// Armed when the caller was told to send no new calls.
     draining: Option<Pin<Box<Sleep>>>,
@@ -60,7 +68,24 @@ type Answering = BoxFuture<'static, Result<Bytes, Rejection>>;
 struct Running {
     id: u64,
     payload_bytes: usize,
+    _place: Place,
     future: Abortable<CatchUnwind<AssertUnwindSafe<Answering>>>,
+}
+
+/// One of the caller's places, given back on drop.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Ended {
@@ -80,7 +105,13 @@ impl Future for Running {
 }
 
 impl Serving {
-    pub(crate) fn new(stream: Stream, opened: Opened, limits: Limits, handler: Arc<dyn Handler>) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        opened: Opened,
+        limits: Limits,
+        handler: Arc<dyn Handler>,
+        running: Arc<AtomicUsize>,
+    ) -> Self {
         let (read, write) = stream.split();
         let keep_alive = KeepAlive::new(&limits);
         Self {
@@ -96,6 +127,7 @@ impl Serving {
             calls: FuturesUnordered::new(),
             by_id: HashMap::new(),
             payload_bytes: 0,
+            running,
             keep_alive,
             draining: None,
         }
@@ -105,7 +137,7 @@ impl Serving {
         let mut told = pin!(shutdown.cancelled());
         let ended = poll_fn(|cx| {
             if self.draining.is_none() && told.as_mut().poll(cx).is_ready() {
-                frame::put_text(&mut self.out, Kind::Goaway, 0, "draining");
+                frame::put_text(&mut self.out, Kind::Goaway, 0, frame::DRAINING);
                 self.draining = Some(Box::pin(tokio::time::sleep(self.limits.drain_max)));
             }
             self.poll(cx)
@@ -222,9 +254,9 @@ impl Serving {
         };
         let payload_bytes = payload.len();
         let refused = if self.draining.is_some() {
-            Some("draining")
-        } else if self.calls.len() >= self.limits.in_flight_for(priority) {
-            Some("too many calls in flight")
+            Some(frame::DRAINING)
+        } else if self.running.load(Ordering::Relaxed) >= self.limits.in_flight_for(priority) {
+            Some("too many calls of this caller in flight")
         } else if self.payload_bytes > 0
             && self.payload_bytes + payload_bytes > self.limits.in_flight_bytes_max
         {
@@ -233,7 +265,7 @@ impl Serving {
             None
         };
         if let Some(reason) = refused {
-            frame::put_rejected(&mut self.out, id, &Rejection::new(reason));
+            frame::put_rejected(&mut self.out, id, &Rejection::retry_after(reason, FULL_RETRY_MS));
             return Ok(());
         }
         let call = Incoming {
@@ -249,7 +281,8 @@ impl Serving {
                 place.insert(handle);
                 self.payload_bytes += payload_bytes;
                 let future = Abortable::new(AssertUnwindSafe(future).catch_unwind(), registration);
-                self.calls.push(Running { id, payload_bytes, future });
+                let _place = Place::take(&self.running);
+                self.calls.push(Running { id, payload_bytes, _place, future });
             }
             Err(panic) => self.answer(id, Err(panic)),
         }

@@ -70,7 +70,8 @@ async fn a_drain_loses_no_call() {
             None,
             shutdown.clone(),
         ));
-        let peer = peer(&address);
+        // Nobody comes after it, so nobody is waited for.
+        let peer = peer_with(&address, Limits { drain_wait_max: Duration::ZERO, ..Limits::default() });
         let mut callers = JoinSet::new();
         for _ in 0..32 {
             let peer = peer.clone();
@@ -250,7 +251,7 @@ async fn frames_and_http_share_a_port() {
         Some(http),
         shutdown.clone(),
     ));
-    let peer = peer(&address);
+    let peer = peer_with(&address, Limits { drain_wait_max: Duration::ZERO, ..Limits::default() });
     // More connections than may be open at once: each takes the place of the one before it.
     for _ in 0..4 {
         let mut browser = modulith_transport::Stream::connect(&address).await.expect("a listener");

@@ -51,7 +51,7 @@ impl From<RefusalRecord> for Problem {
 impl From<NotRun> for Problem {
     fn from(not_run: NotRun) -> Self {
         let request_id = &*Context::current().request_id;
-        let NotRun { reason, detail } = &not_run;
+        let NotRun { reason, detail, retry_after_ms } = &not_run;
         match reason {
             NotRunReason::Fault | NotRunReason::Panicked | NotRunReason::Incompatible => {
                 tracing::error!(request_id, ?reason, detail, "call not run");
@@ -66,9 +66,13 @@ impl From<NotRun> for Problem {
                 tracing::debug!(request_id, ?reason, detail, "call not run");
             }
         }
+        // Whole seconds, never too early.
+        let seconds = retry_after_ms.unwrap_or(0).div_ceil(1000).max(1);
         match reason {
-            NotRunReason::Unavailable | NotRunReason::Stopping => Problem::unavailable("service-unavailable"),
-            NotRunReason::Overloaded => Problem::unavailable("overloaded"),
+            NotRunReason::Unavailable | NotRunReason::Stopping => {
+                Problem::unavailable_for("service-unavailable", seconds)
+            }
+            NotRunReason::Overloaded => Problem::unavailable_for("overloaded", seconds),
             NotRunReason::Fault | NotRunReason::Panicked | NotRunReason::Incompatible => {
                 Problem::unavailable("unavailable")
             }

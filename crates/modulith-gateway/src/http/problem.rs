@@ -147,9 +147,14 @@ impl Problem {
 
     /// 503 with `Retry-After: 1`: certainly not done.
     pub(crate) fn unavailable(code: &'static str) -> Self {
+        Self::unavailable_for(code, 1)
+    }
+
+    /// The same, for so long.
+    pub(crate) fn unavailable_for(code: &'static str, seconds: u32) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "Not available at the moment")
             .detail("Nothing was done. Trying again is safe.")
-            .retry_after(1)
+            .retry_after(seconds)
     }
 
     /// 504 of a request that certainly did nothing.

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Unknown, UnknownReason, decode};
+use modulith_core::{
+    CallFault, Context, Fault, NotRun, NotRunReason, Repeats, Unknown, UnknownReason, decode,
+};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
 use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
 
@@ -62,7 +64,10 @@ impl Answers {
             }
             Ask::Effect => {
                 let context = context(head, call);
-                later(async move { hosted.call_effect(method, request, context).await })
+                // What it says about overload is said of the outside world, not of this service.
+                Handled::Later(Box::pin(async move {
+                    told_bytes(&hosted.call_effect(method, request, context).await)
+                }))
             }
             Ask::Saga => unreachable!("answered above"),
         })
@@ -93,12 +98,22 @@ fn context(head: Head<'_>, call: &Incoming) -> Context {
     Context {
         principal: head.principal,
         deadline: Some(call.deadline),
+        // Its caller repeats, if anybody does.
+        repeats: Repeats::none(),
         ..Context::background(head.request_id)
     }
 }
 
 fn later(answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    Handled::Later(Box::pin(async move { told_bytes(&answer.await) }))
+    Handled::Later(Box::pin(async move {
+        match answer.await {
+            // In the transport's own words, so that the caller's side of the connection hears it too.
+            Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms }) => {
+                Err(Rejection { reason: detail, retry_after_ms })
+            }
+            told => told_bytes(&told),
+        }
+    }))
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

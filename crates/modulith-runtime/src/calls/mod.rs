@@ -7,6 +7,7 @@ mod answers;
 mod hello;
 mod link;
 mod peers;
+mod tokens;
 mod wire;
 
 pub(crate) use answers::Answers;
