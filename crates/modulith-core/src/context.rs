@@ -68,6 +68,12 @@ impl Context {
         CURRENT.try_with(Clone::clone).unwrap_or_else(|_| Self::background(""))
     }
 
+    /// Whether the running task's deadline has passed: work that has not begun is then not begun.
+    pub fn is_late() -> bool {
+        let deadline = CURRENT.try_with(|context| context.deadline);
+        deadline.is_ok_and(|deadline| deadline.is_some_and(|deadline| deadline <= Instant::now()))
+    }
+
     /// Runs a future within this context.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)

@@ -54,7 +54,10 @@ impl Answers {
             Ask::Query if !method.is_heavy() => {
                 Handled::Now(told_bytes(&self.hosted.query(&method, &request)))
             }
-            Ask::Query => later(async move { hosted.heavy_query(method, request).await }),
+            Ask::Query => {
+                let deadline = call.deadline;
+                later(async move { hosted.heavy_query(deadline, method, request).await })
+            }
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
