@@ -380,9 +380,9 @@ fn connect_peers(
             continue;
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
-            let address = topology.listen_address(service, data);
+            let addresses = topology.call_addresses(service, data);
             let peer =
-                Peer::new(vec![address], hello.clone(), admit.clone(), modulith_transport::Limits::default());
+                Peer::new(addresses, hello.clone(), admit.clone(), modulith_transport::Limits::default());
             services.push((service.name.clone(), peer));
             services.len() - 1
         });

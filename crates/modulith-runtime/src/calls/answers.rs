@@ -97,7 +97,8 @@ fn undeclared(peer: &HelloInfo, contract: &str) -> String {
     format!("service `{service}` calls contract `{contract}` and none of its modules declared that need")
 }
 
-fn context(head: Head<'_>, call: &Incoming) -> Context {
+/// The context of another service's call: its deadline is inherited as what was left of it when it was sent.
+pub(super) fn context(head: Head<'_>, call: &Incoming) -> Context {
     Context {
         principal: head.principal,
         deadline: Some(call.deadline),

@@ -15,3 +15,6 @@ pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
 pub(crate) use peers::Peers;
 pub(crate) use wire::{Ask, Head, Keyed, Told};
+
+#[cfg(test)]
+mod tests;
