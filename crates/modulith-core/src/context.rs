@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::StepKey;
 use crate::repeats::Repeats;
+use crate::trace::Trace;
 
 /// Who asks, as the edge verified it. Callers of the edge cannot set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct Context {
     /// How many of its calls may still be repeated. None in work that another service or a saga asked for: they repeat
     /// it themselves.
     pub repeats: Repeats,
+    /// The trace it belongs to. Every request from outside has one, whether or not it is sampled.
+    pub trace: Option<Trace>,
 }
 
 tokio::task_local! {
@@ -59,6 +62,7 @@ impl Context {
             deadline: None,
             request_id: request_id.into(),
             key: None,
+            trace: None,
             repeats: Repeats::default(),
         }
     }
@@ -82,6 +86,14 @@ impl Context {
     /// When a call made now has to be over.
     pub fn deadline_or_default(&self) -> Instant {
         self.deadline.unwrap_or_else(|| Instant::now() + Self::DEADLINE_DEFAULT)
+    }
+
+    /// The headers by which a request to somebody else's service, a provider's say, belongs to this trace:
+    /// `traceparent`, and `tracestate` if there is one. Nothing without a trace.
+    pub fn trace_headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let parent = self.trace.as_ref().map(|trace| (Trace::PARENT, trace.traceparent()));
+        let state = self.trace.as_ref().and_then(|trace| trace.state.as_ref());
+        parent.into_iter().chain(state.map(|state| (Trace::STATE, state.to_string())))
     }
 
     /// The idempotency key to show a provider. Only effects have one.

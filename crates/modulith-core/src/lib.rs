@@ -11,10 +11,12 @@ mod effect;
 mod key;
 mod outcome;
 mod protection;
+mod random;
 mod redact;
 mod repeats;
 mod saga;
 mod secret;
+mod trace;
 mod tx;
 mod value;
 
@@ -35,6 +37,8 @@ pub use outcome::{
 };
 #[doc(hidden)]
 pub use protection::{Protection, SwitchedOff};
+#[doc(hidden)]
+pub use random::random_u64;
 pub use redact::{REDACTED, redacted};
 pub use repeats::Repeats;
 pub use saga::{
@@ -42,6 +46,7 @@ pub use saga::{
     StepModel, UndoModel,
 };
 pub use secret::{SECRET_MARK, Secret};
+pub use trace::{Trace, TraceFlags};
 pub use tx::{Columns, SAGAS_PER_COMMAND_MAX, Snapshot, Statements, Tx};
 pub use value::{Column, FromRow, Param, Params, Value};
 

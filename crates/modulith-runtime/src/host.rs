@@ -18,7 +18,9 @@ use modulith_data::participant::Participant;
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
-use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
+use modulith_gateway::{
+    AccessToken, Backend, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
+};
 use modulith_transport::{Hello, Peer, Token};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -123,6 +125,7 @@ pub(crate) struct Host {
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
     pub(crate) admit: modulith_transport::Admit,
+    sampling: Sampling,
     health: Arc<Health>,
     database: Arc<Database>,
     walks: TaskTracker,
@@ -226,15 +229,17 @@ impl Host {
         let operated = Operated { sagas: sagas.clone(), contracts: Contracts::new(&model, topology) };
         routers.extend(framework_routes(health.clone(), operated));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
+        let http = Backend::new(routes.clone(), Limits::default());
 
         let host = Self {
             name: name.to_owned(),
             model,
             keys,
             routes,
-            answers: Arc::new(Answers { hosted: hosted.clone() }),
+            answers: Arc::new(Answers { hosted: hosted.clone(), http }),
             hello,
             admit,
+            sampling: topology.telemetry.sampling,
             health: health.clone(),
             database,
             walks,
@@ -313,7 +318,8 @@ impl Host {
     + Send
     + Sync
     + 'static {
-        let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
+        let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
+        let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
         tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
     }
 

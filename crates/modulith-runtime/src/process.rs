@@ -13,19 +13,20 @@ use axum::routing::get;
 use modulith_core::Context;
 use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
-    Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
+    BACK_OFF_MAX, Edge, Gateway, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
 };
-use modulith_transport::HttpTask;
+use modulith_transport::{Hello, HttpTask, Peer, Token};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
 use crate::app::App;
+use crate::calls::{about, admit, put_http};
 use crate::control::Control;
 use crate::host::{HEALTH, Host, Keys, StartError, readiness};
 use crate::model::ModuleModel;
 use crate::operate::{self, Listed, Wanted};
-use crate::topology::{ServiceSection, Topology};
+use crate::topology::{GATEWAY, Topology};
 
 /// How long the gateway waits for a service's word about its health.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
@@ -90,13 +91,10 @@ pub(crate) async fn service(
     });
     let connections = CancellationToken::new();
     let http: HttpTask = {
+        // Health is for whoever can reach the socket: systemd, a container's probe. Everything else comes in frames.
         let modules = Merged::new(host.routes.clone());
-        let door = Internal::new(host.keys.internal.clone(), Limits::default()).layer(modules.clone());
-        // Health is for whoever can reach the socket: systemd, a container's probe.
-        let door = HEALTH
-            .into_iter()
-            .fold(Router::new(), |router, path| router.route_service(path, modules.clone()))
-            .fallback_service(door);
+        let open = |router: Router, path: &'static str| router.route_service(path, modules.clone());
+        let door = finish(HEALTH.into_iter().fold(Router::new(), open));
         let connections = connections.clone();
         Arc::new(move |stream| {
             let (door, stop) = (door.clone(), connections.clone());
@@ -167,14 +165,29 @@ pub(crate) async fn gateway(
     let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
     let (_, model) = app.declare(topology)?;
     let keys = Keys::load_or_create(data)?;
-    let doors: Vec<Door> =
-        topology.services.iter().map(|service| Door::of(service, topology, data)).collect();
+    let about = about(&[], &[])?;
+    let hello = Hello {
+        service: GATEWAY.to_owned(),
+        incarnation: *uuid::Uuid::new_v4().as_bytes(),
+        token: Token::new(keys.internal.expose()),
+        about: about.clone(),
+    };
+    let admit = admit(about);
+    let doors: Vec<Door> = (topology.services.iter())
+        .map(|service| {
+            let addresses = topology.call_addresses(service, data);
+            let limits = modulith_transport::Limits { back_off_max: BACK_OFF_MAX, ..Default::default() };
+            let peer = Peer::new(addresses, hello.clone(), admit.clone(), limits);
+            let upstream = Upstream::new(&service.name, peer, put_http);
+            Door { modules: service.modules.clone(), upstream }
+        })
+        .collect();
     let mut routes = Vec::new();
     for (service, door) in topology.services.iter().zip(&doors) {
         let hosted =
             model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name));
         for module in hosted {
-            let target = || Target::Service(Arc::from([door.upstream.clone()]));
+            let target = || Target::Service(door.upstream.clone());
             routes.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), target())));
             routes.push((format!("/admin/{}", module.name), target()));
             if !module.plans.is_empty() {
@@ -182,7 +195,7 @@ pub(crate) async fn gateway(
             }
         }
     }
-    let doors = Arc::new(Doors { doors, token: keys.internal.clone() });
+    let doors = Arc::new(Doors(doors));
     let begins_sagas = |module: &&ModuleModel| !module.plans.is_empty();
     let mut of_sagas: Vec<String> =
         model.modules.iter().filter(begins_sagas).map(|module| module.name.to_owned()).collect();
@@ -212,11 +225,17 @@ pub(crate) async fn gateway(
         routes.push((prefix.to_owned(), Target::Here(finish(router))));
     }
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
-    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default());
-    let door = edge.layer(Gateway::new(routes, &keys.internal));
+    let sampling = topology.telemetry.sampling;
+    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
+    let door = edge.layer(Gateway::new(routes));
 
     let (listener, address) = bind(listen).await?;
     let url = format!("http://{address}");
+    for door in &doors.0 {
+        let peer = door.upstream.peer().clone();
+        // Connecting begins now and goes on by itself, so that no first request waits for it.
+        tokio::spawn(async move { peer.connected(Instant::now() + HEALTH_TIME_MAX).await });
+    }
     // The gateway is ready when it listens; whether the services are is what /readyz tells.
     ready(control, &url);
     let connections = CancellationToken::new();
@@ -236,43 +255,27 @@ pub(crate) async fn gateway(
 
 /// The gateway's way to one service.
 struct Door {
-    name: String,
     modules: Vec<String>,
     upstream: Upstream,
 }
 
+struct Doors(Vec<Door>);
+
 impl Door {
-    fn of(service: &ServiceSection, topology: &Topology, data: &Path) -> Self {
-        let address = match topology.listen_address(service, data) {
-            modulith_transport::Address::Tcp(host) => Address::Tcp(host),
-            modulith_transport::Address::Unix(path) => Address::Unix(path),
-        };
-        Self {
-            name: service.name.clone(),
-            modules: service.modules.clone(),
-            upstream: Upstream::new(address),
-        }
-    }
-}
-
-struct Doors {
-    doors: Vec<Door>,
-    token: modulith_gateway::AccessToken,
-}
-
-impl Doors {
-    async fn ask(&self, door: &Door, path: &str) -> Response {
+    async fn ask(&self, path: &str) -> Response {
         let request = Request::get(path).body(Body::empty()).expect("what is asked here is a path");
         let context = Context {
             deadline: Some(Instant::now() + HEALTH_TIME_MAX),
             ..Context::background("gateway-health")
         };
-        door.upstream.forward(request, &self.token, &context).await
+        self.upstream.ask(request, &context).await
     }
+}
 
+impl Doors {
     async fn missing(&self) -> Vec<String> {
-        let asked = self.doors.iter().map(|door| async move {
-            let response = self.ask(door, "/readyz").await;
+        let asked = self.0.iter().map(|door| async move {
+            let response = door.ask("/readyz").await;
             if response.status().is_success() {
                 return Vec::new();
             }
@@ -284,7 +287,7 @@ impl Doors {
                 Some(body) => body.missing,
                 None => vec!["does not answer".to_owned()],
             };
-            missing.into_iter().map(|what| format!("service `{}`: {what}", door.name)).collect()
+            missing.into_iter().map(|what| format!("service `{}`: {what}", door.upstream.name())).collect()
         });
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
@@ -292,13 +295,14 @@ impl Doors {
     /// One page of a module's sagas, from the service that hosts it.
     async fn sagas(&self, module: &str, wanted: &Wanted) -> Result<Listed, String> {
         let hosts = |door: &&Door| door.modules.iter().any(|name| name == module);
-        let door = self.doors.iter().find(hosts).ok_or("no service hosts it")?;
-        let response = self.ask(door, &format!("{}/{module}?{}", operate::PATH, wanted.query())).await;
+        let door = self.0.iter().find(hosts).ok_or("no service hosts it")?;
+        let response = door.ask(&format!("{}/{module}?{}", operate::PATH, wanted.query())).await;
+        let service = door.upstream.name();
         let status = response.status();
         match json::<Listed>(response).await {
             Some(page) if status.is_success() => Ok(page),
-            _ if !status.is_success() => Err(format!("service `{}` answers {status}", door.name)),
-            _ => Err(format!("the answer of service `{}` cannot be read, or is too long", door.name)),
+            _ if !status.is_success() => Err(format!("service `{service}` answers {status}")),
+            _ => Err(format!("the answer of service `{service}` cannot be read, or is too long")),
         }
     }
 }

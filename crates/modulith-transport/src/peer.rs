@@ -18,8 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, BreakerState, CallFault, Hello, HelloInfo, Limits, NotRun, Priority, ReplicaSnapshot,
-    Resolve,
+    Address, Admit, Answer, Body, BreakerState, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
+    ReplicaSnapshot, Resolve,
     breaker::{Barred, Breaker, Ending, Pass},
     client::NotTaken,
     names, random,
@@ -93,6 +93,28 @@ impl Drop for Place<'_> {
     }
 }
 
+/// The places of a call whose answer's body is being read, and the connections, which end with the last of the
+/// peer.
+struct Held {
+    peer: Arc<Inner>,
+    replica: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(peer: &Arc<Inner>, replica: &Arc<AtomicUsize>) -> Self {
+        peer.in_flight.fetch_add(1, Ordering::Relaxed);
+        replica.fetch_add(1, Ordering::Relaxed);
+        Self { peer: Arc::clone(peer), replica: Arc::clone(replica) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.replica.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One call's leave by the breaker. What is dropped on its way was cancelled by its caller, which says nothing.
 struct Leave<'a> {
     breaker: &'a Mutex<Breaker>,
@@ -107,7 +129,7 @@ impl Drop for Leave<'_> {
 }
 
 /// What a call's end says about its peer.
-fn ending_of(outcome: &Result<Bytes, CallFault>) -> Ending {
+fn ending_of(outcome: &Result<Answer, CallFault>) -> Ending {
     match outcome {
         Ok(_) => Ending::Good,
         Err(CallFault::Unknown(_) | CallFault::NotRun(NotRun::Deadline)) => Ending::Bad,
@@ -169,10 +191,32 @@ impl Peer {
         priority: Priority,
         payload: Bytes,
     ) -> Result<Bytes, CallFault> {
+        self.open(deadline, priority, payload, None).await.map(|answer| answer.payload)
+    }
+
+    /// Sends one call with a body behind its payload, if there is one, and waits until the deadline for the
+    /// payload of its answer, behind which there may be a body too.
+    ///
+    /// Otherwise it is a [`call`](Self::call). Bodies are bounded by [`Limits::body_idle_max`] instead of the
+    /// deadline, and by [`Limits::bodies_max`]. The body of the call goes on when the answer is there, until it
+    /// ends, the callee no longer reads it, or this peer is dropped. The body of the answer keeps the call's
+    /// place in flight, and its connection, until it has ended or is dropped. A call whose body is cut off may
+    /// have run; what its handler makes of half a body is the handler's business.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call). What goes wrong later is told by the [`crate::BodyReader`] of either side.
+    pub async fn open(
+        &self,
+        deadline: Instant,
+        priority: Priority,
+        payload: Bytes,
+        body: Option<Body>,
+    ) -> Result<Answer, CallFault> {
         let inner = &*self.inner;
         let limits = &inner.settings.limits;
-        if payload.len() > limits.frame_bytes_max {
-            return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.frame_bytes_max }.into());
+        if payload.len() > limits.payload_bytes_max {
+            return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.payload_bytes_max }.into());
         }
         let max = limits.in_flight_for(priority);
         let _place = Place::take_below(&inner.in_flight, max).ok_or(NotRun::QueueFull)?;
@@ -182,7 +226,7 @@ impl Peer {
         }
         let pass = inner.breaker.lock().admit(now, priority).map_err(NotRun::from)?;
         let mut leave = Leave { breaker: &inner.breaker, pass, ending: Ending::Neutral };
-        let outcome = self.send(now, deadline, priority, &payload).await;
+        let outcome = self.send(now, deadline, priority, &payload, body).await;
         leave.ending = ending_of(&outcome);
         outcome
     }
@@ -193,26 +237,34 @@ impl Peer {
         deadline: Instant,
         priority: Priority,
         payload: &Bytes,
-    ) -> Result<Bytes, CallFault> {
+        mut body: Option<Body>,
+    ) -> Result<Answer, CallFault> {
         let Inner { replicas, settings, .. } = &*self.inner;
         let patience = deadline.min(now + settings.limits.drain_wait_max);
+        let has_body = body.is_some();
         loop {
             let (replica, connection) = match replicas.pick() {
                 Some(picked) => picked,
                 None => self.wait_for_connection(deadline, patience, false).await?,
             };
-            let outcome = {
+            let mut outcome = {
                 let _place = Place::take(&replica.in_flight);
-                match connection.submit(deadline, priority, payload) {
+                match connection.submit(deadline, priority, payload, &mut body) {
                     Ok(submitted) => submitted.outcome(deadline).await,
                     Err(NotTaken::Full) => Err(NotRun::QueueFull.into()),
                     Err(NotTaken::Ended(text)) => Err(NotRun::Unreachable(text).into()),
                     Err(NotTaken::Draining) => Err(NotRun::Unreachable("draining".to_owned()).into()),
                 }
             };
-            let is_left =
-                matches!(outcome, Err(CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Rejected(_))))
-                    && (connection.retired.is_cancelled() || connection.is_over());
+            if let Ok(Answer { body: Some(body), .. }) = &mut outcome {
+                body.hold(Held::new(&self.inner, &replica.in_flight));
+            }
+            let did_not_run =
+                matches!(outcome, Err(CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Rejected(_))));
+            // A body that was handed over cannot be sent again.
+            let is_left = did_not_run
+                && has_body == body.is_some()
+                && (connection.retired.is_cancelled() || connection.is_over());
             if !is_left || Instant::now() >= patience {
                 replicas.ended(&replica, ending_of(&outcome), settings);
                 return outcome;

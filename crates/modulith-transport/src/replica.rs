@@ -27,7 +27,7 @@ pub(crate) struct Replica {
     /// The host name that led here, if one did.
     pub(crate) name: Option<String>,
     /// Calls that wait for an answer from here.
-    pub(crate) in_flight: AtomicUsize,
+    pub(crate) in_flight: Arc<AtomicUsize>,
     pub(crate) ejection: Mutex<Ejection>,
     /// Fires when the name no longer leads here: no new calls, those that run are finished.
     pub(crate) leave: CancellationToken,
@@ -79,7 +79,7 @@ impl Replica {
         Self {
             address,
             name,
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             ejection: Mutex::default(),
             leave: CancellationToken::new(),
             state: Mutex::new(State::Connecting),

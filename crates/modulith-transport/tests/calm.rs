@@ -50,7 +50,7 @@ async fn a_rolling_restart_fails_no_call() {
                 for _ in 0..turn % 5 {
                     tokio::task::yield_now().await;
                 }
-                Ok(call.payload)
+                Ok(call.payload.into())
             }))
         };
         let listener = Listener::bind(&address).await.expect("a free address");

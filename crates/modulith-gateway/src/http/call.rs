@@ -66,13 +66,11 @@ impl From<NotRun> for Problem {
                 tracing::debug!(request_id, ?reason, detail, "call not run");
             }
         }
-        // Whole seconds, never too early.
-        let seconds = retry_after_ms.unwrap_or(0).div_ceil(1000).max(1);
         match reason {
             NotRunReason::Unavailable | NotRunReason::Stopping => {
-                Problem::unavailable_for("service-unavailable", seconds)
+                Problem::unavailable_for("service-unavailable", *retry_after_ms)
             }
-            NotRunReason::Overloaded => Problem::unavailable_for("overloaded", seconds),
+            NotRunReason::Overloaded => Problem::unavailable_for("overloaded", *retry_after_ms),
             NotRunReason::Fault | NotRunReason::Panicked | NotRunReason::Incompatible => {
                 Problem::unavailable("unavailable")
             }

@@ -1,29 +1,36 @@
 //! Answers the calls of other services.
 //!
-//! Refuses what the caller's modules did not declare as a need, whatever the caller says. A query runs at once, on the
-//! connection's task; everything else is waited for.
+//! Refuses what the caller's modules did not declare as a need, whatever the caller says, and requests from outside by
+//! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
+//! waited for.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use modulith_core::{
-    CallFault, Context, Fault, NotRun, NotRunReason, Repeats, Unknown, UnknownReason, decode,
+    CallFault, Context, Fault, NotRun, NotRunReason, Repeats, Trace, Unknown, UnknownReason, decode,
 };
 use modulith_data::saga::{Ask as SagaAsk, Asked};
-use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
+use modulith_gateway::Backend;
+use modulith_transport::{BodyReader, Handled, Handler, HelloInfo, Incoming, Rejection};
+use tracing::{Instrument, Span};
 
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
+use crate::spans;
+use crate::topology::GATEWAY;
 
 /// See the module's documentation.
 pub(crate) struct Answers {
     pub(crate) hosted: Arc<Hosted>,
+    pub(crate) http: Backend,
 }
 
 impl Handler for Answers {
-    fn handle_now(&self, call: Incoming) -> Handled {
-        self.handle(&call).unwrap_or_else(|reason| {
+    fn handle_now(&self, mut call: Incoming) -> Handled {
+        let body = call.body.take();
+        self.handle(&call, body).unwrap_or_else(|reason| {
             // Certainly not run, and not worth repeating.
             Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
@@ -31,14 +38,23 @@ impl Handler for Answers {
 }
 
 impl Answers {
-    fn handle(&self, call: &Incoming) -> Result<Handled, String> {
-        let (head, request) = wire::read(&call.payload)?;
+    fn handle(&self, call: &Incoming, body: Option<BodyReader>) -> Result<Handled, String> {
+        let (mut head, request) = wire::read(&call.payload)?;
+        head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
+        if head.ask == Ask::Http {
+            return Ok(self.http(head, &request, body, call).unwrap_or_else(|reason| {
+                tracing::warn!(service = call.peer.service, reason, "request refused");
+                Handled::Now(Err(Rejection::new(reason)))
+            }));
+        }
         if head.ask == Ask::Saga {
             let asked: Asked = decode(&request).map_err(|fault| fault.message)?;
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
+            let contract = asked.ask.contract().unwrap_or_default();
+            let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
             let (hosted, context) = (self.hosted.clone(), context(head, call));
-            return Ok(later(async move {
+            return Ok(later(span, async move {
                 hosted.participant.answer(asked, context).await.map_or_else(Told::from, Told::Saga)
             }));
         }
@@ -49,31 +65,50 @@ impl Answers {
             Ok(method) => method,
             Err(not_run) => return Ok(Handled::Now(told_bytes(&not_run.into()))),
         };
+        let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
         let hosted = self.hosted.clone();
         Ok(match head.ask {
             Ask::Query if !method.is_heavy() => {
-                Handled::Now(told_bytes(&self.hosted.query(&method, &request)))
+                Handled::Now(span.in_scope(|| answered(&span, &self.hosted.query(&method, &request))))
             }
             Ask::Query => {
                 let deadline = call.deadline;
-                later(async move { hosted.heavy_query(deadline, method, request).await })
+                later(span, async move { hosted.heavy_query(deadline, method, request).await })
             }
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
-                later(async move {
+                later(span, async move {
                     hosted.command(deadline, method, keyed, request).await.unwrap_or_else(Told::from)
                 })
             }
             Ask::Effect => {
                 let context = context(head, call);
                 // What it says about overload is said of the outside world, not of this service.
-                Handled::Later(Box::pin(async move {
-                    told_bytes(&hosted.call_effect(method, request, context).await)
-                }))
+                let within = span.clone();
+                let answer = async move {
+                    let told = hosted.call_effect(method, request, context).await;
+                    answered(&within, &told).map(Into::into)
+                };
+                Handled::Later(Box::pin(answer.instrument(span)))
             }
-            Ask::Saga => unreachable!("answered above"),
+            Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
+    }
+
+    fn http(
+        &self,
+        head: Head<'_>,
+        request: &Bytes,
+        body: Option<BodyReader>,
+        call: &Incoming,
+    ) -> Result<Handled, String> {
+        let service = &call.peer.service;
+        if service != GATEWAY {
+            return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
+        }
+        let handled = self.http.handle(context(head, call), request, body);
+        handled.map_err(|why| format!("the request cannot be read: {why}"))
     }
 
     /// The first contract that the caller would need and did not declare. A run's contracts are those of its steps; a
@@ -104,20 +139,31 @@ pub(super) fn context(head: Head<'_>, call: &Incoming) -> Context {
         deadline: Some(call.deadline),
         // Its caller repeats, if anybody does.
         repeats: Repeats::none(),
+        trace: head.trace,
         ..Context::background(head.request_id)
     }
 }
 
-fn later(answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    Handled::Later(Box::pin(async move {
+fn later(span: Span, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
+    let within = span.clone();
+    let answer = async move {
         match answer.await {
             // In the transport's own words, so that the caller's side of the connection hears it too.
             Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms }) => {
                 Err(Rejection { reason: detail, retry_after_ms })
             }
-            told => told_bytes(&told),
+            told => answered(&within, &told).map(Into::into),
         }
-    }))
+    };
+    Handled::Later(Box::pin(answer.instrument(span)))
+}
+
+/// The answer's bytes; of a sampled call also the line that ends it.
+fn answered(span: &Span, told: &Told) -> Result<Bytes, Rejection> {
+    if !span.is_none() {
+        tracing::debug!(outcome = told.outcome(), "answered");
+    }
+    told_bytes(told)
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

@@ -14,7 +14,7 @@ pub(crate) use answers::Answers;
 pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
 pub(crate) use peers::Peers;
-pub(crate) use wire::{Ask, Head, Keyed, Told};
+pub(crate) use wire::{Ask, Head, Keyed, Told, put_http};
 
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,7 @@ async fn in_between(next: Address) -> Address {
                 Err(CallFault::NotRun(not_run)) => Told::NotRun(not_run),
                 Err(CallFault::Unknown(unknown)) => Told::Unknown(unknown),
             };
-            Ok(told.encode().expect("short"))
+            Ok(told.encode().expect("short").into())
         }))
     })
     .await
