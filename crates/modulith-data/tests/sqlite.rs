@@ -88,7 +88,7 @@ async fn hold_up(database: &Arc<Database>) -> (std::sync::mpsc::Sender<()>, Gate
 /// Waits until so much ordinary work is in the queue.
 async fn queued(database: &Database, waiting: usize) {
     let seen = async {
-        while database.writer_stats().waiting != waiting {
+        while database.writer().waiting != waiting {
             tokio::task::yield_now().await;
         }
     };
@@ -316,16 +316,16 @@ async fn a_queue_that_stays_long_refuses_new_work_and_never_an_undo() {
         accept(&mut accepted, id);
     }
     queued(&database, 46).await;
-    assert!(!database.writer_stats().is_shedding);
+    assert!(!database.writer().is_shedding);
     drop(release);
     entered.await.unwrap();
 
-    let stats = database.writer_stats();
+    let stats = database.writer();
     assert!(stats.is_shedding && stats.waiting == 5 && stats.last_wait > Duration::ZERO, "{stats:?}");
     let Err(CallFault::NotRun(refused)) = run(&database, insert(100)).await else { panic!("it is full") };
     assert_eq!(refused.reason, NotRunReason::Overloaded);
     assert!(refused.retry_after_ms.is_some_and(|ms| ms > 0), "{refused:?}");
-    assert_eq!(database.writer_stats().shed, 1);
+    assert_eq!(database.writer().shed, 1);
     // Undo is taken, and goes before what waits.
     let undo = tokio::spawn({
         let database = database.clone();
@@ -337,7 +337,7 @@ async fn a_queue_that_stays_long_refuses_new_work_and_never_an_undo() {
                 .await
         }
     });
-    while database.writer_stats().waiting_reserved == 0 {
+    while database.writer().waiting_reserved == 0 {
         tokio::task::yield_now().await;
     }
     drop(release_second);
@@ -371,7 +371,7 @@ async fn late_work_takes_no_room() {
     while let Some(late) = late.join_next().await {
         assert_eq!(not_run(late.unwrap()).0, NotRunReason::Deadline);
     }
-    let stats = database.writer_stats();
+    let stats = database.writer();
     assert_eq!((stats.waiting, stats.late, count(&database).await), (0, 20, 0));
 }
 

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::calls::{Answers, Peers, RemoteLink, about, admit};
 use crate::hosted::{Hosted, ProcessKeys};
+use crate::metrics::{self, Hosts, HttpMeters, Metered, Metrics, Shown};
 use crate::model::AppModel;
 use crate::module::{Links, Module};
 use crate::operate::service::Operated;
@@ -126,6 +127,7 @@ pub(crate) struct Host {
     pub(crate) hello: Hello,
     pub(crate) admit: modulith_transport::Admit,
     sampling: Sampling,
+    pub(crate) shown: Shown,
     health: Arc<Health>,
     database: Arc<Database>,
     walks: TaskTracker,
@@ -208,14 +210,25 @@ impl Host {
             about,
         };
         let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
+        let called = peers.services().enumerate().map(|(at, (peer, _))| {
+            let at_peer = |need: &&ContractModel| peers.of(need.name) == Some(at);
+            (peer.to_owned(), needs.iter().filter(at_peer).collect())
+        });
+        let metrics = Arc::new(Metrics::new(name, &serves, called));
         let stopping = CancellationToken::new();
         let world = Arc::new(Surroundings {
             database: database.clone(),
             peers: peers.clone(),
             stopping: stopping.clone(),
+            metrics: metrics.clone(),
         });
         let participant = Arc::new(Participant::new(world, modules, plans));
-        let hosted = Arc::new(Hosted { database: database.clone(), participant, keys: process_keys.clone() });
+        let hosted = Arc::new(Hosted {
+            database: database.clone(),
+            participant,
+            keys: process_keys.clone(),
+            metrics: metrics.clone(),
+        });
 
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
         let (mut routers, sagas) =
@@ -228,6 +241,11 @@ impl Host {
         });
         let operated = Operated { sagas: sagas.clone(), contracts: Contracts::new(&model, topology) };
         routers.extend(framework_routes(health.clone(), operated));
+        let prefixes = routers.iter().map(|(prefix, _)| &**prefix).chain([metrics::PATH]);
+        let http = Arc::new(HttpMeters::new(prefixes).map_err(StartError::Routes)?);
+        let hosts = Hosts { peers: peers.clone(), database: database.clone(), sagas: sagas.clone() };
+        let shown = Shown { metrics, http, hosts: Some(hosts) };
+        routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
         let http = Backend::new(routes.clone(), Limits::default());
 
@@ -240,6 +258,7 @@ impl Host {
             hello,
             admit,
             sampling: topology.telemetry.sampling,
+            shown,
             health: health.clone(),
             database,
             walks,
@@ -320,7 +339,8 @@ impl Host {
     + 'static {
         let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
         let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
-        tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
+        let edged = tower::Layer::layer(&edge, Merged::new(self.routes.clone()));
+        Metered::new(self.shown.http.clone(), edged)
     }
 
     /// Returns when the database has failed a sync: what it holds is known only after it is opened again, so the
@@ -457,11 +477,16 @@ fn clients(
         .filter_map(|contract| {
             let client = match hosted.link(contract) {
                 Some(link) => Client::local(Arc::new(link)),
-                None => Client::remote(Arc::new(RemoteLink {
-                    service: peers.of(contract)?,
-                    peers: peers.clone(),
-                    keys: keys.clone(),
-                })),
+                None => {
+                    let service = peers.of(contract)?;
+                    Client::remote(Arc::new(RemoteLink {
+                        service,
+                        peers: peers.clone(),
+                        keys: keys.clone(),
+                        meters: hosted.metrics.peers[service].calls.contract(contract)?.clone(),
+                        metrics: hosted.metrics.clone(),
+                    }))
+                }
             };
             Some((contract, client))
         })

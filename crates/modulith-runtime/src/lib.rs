@@ -11,6 +11,7 @@ mod graph;
 mod host;
 mod hosted;
 mod log;
+mod metrics;
 mod model;
 mod module;
 mod mount;

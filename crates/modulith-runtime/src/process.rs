@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::handler::Handler;
 use axum::response::Response;
 use axum::routing::get;
 use modulith_core::Context;
@@ -24,12 +25,16 @@ use crate::app::App;
 use crate::calls::{about, admit, put_http};
 use crate::control::Control;
 use crate::host::{HEALTH, Host, Keys, StartError, readiness};
+use crate::metrics::{self, HttpMeters, Metered, Metrics, Shown};
 use crate::model::ModuleModel;
 use crate::operate::{self, Listed, Wanted};
 use crate::topology::{GATEWAY, Topology};
 
 /// How long the gateway waits for a service's word about its health.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What the gateway reads of a service's metrics: 8 MiB, some 5,000 methods.
+const METRICS_BYTES_MAX: usize = 8 << 20;
 
 /// What the gateway reads of a service's answer to a question of its own: 1 MiB. A page of sagas is the longest.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -54,6 +59,9 @@ pub(crate) async fn monolith(
     let drain = topology.gateway.drain();
     let connections = CancellationToken::new();
     let served = tokio::spawn(serve(listener, host.edge(), connections.clone()));
+    let shown = host.shown.clone();
+    let scrape = move || std::future::ready(metrics::answer(shown.text()));
+    show_metrics(topology, scrape, &connections).await?;
     until_stop(&stop, &host).await?;
     wind_down(host, drain, control, async {
         connections.cancel();
@@ -154,6 +162,21 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), StartError> {
     Ok((listener, address))
 }
 
+/// `GET /metrics` on a port of its own, if the topology names one: without a token, so on loopback only.
+async fn show_metrics<T: 'static>(
+    topology: &Topology,
+    scrape: impl Handler<T, ()>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    if let Some(listen) = &topology.telemetry.listen {
+        let (listener, address) = bind(&listen.to_string()).await?;
+        tracing::info!("metrics are shown on http://{address}/metrics");
+        let router = finish(Router::new().route("/metrics", get(scrape)));
+        tokio::spawn(serve(listener, router, stop.clone()));
+    }
+    Ok(())
+}
+
 /// The front door of a split, until it is told to stop. It hosts no module.
 pub(crate) async fn gateway(
     app: &App,
@@ -221,13 +244,27 @@ pub(crate) async fn gateway(
             }
         }),
     );
-    for (prefix, router) in [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)] {
+    let here = [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)];
+    let prefixes = routes.iter().map(|(prefix, _)| &**prefix).chain(here.iter().map(|(prefix, _)| *prefix));
+    let http = HttpMeters::new(prefixes.chain([metrics::PATH])).map_err(StartError::Routes)?;
+    let own = Metrics::new(GATEWAY, &[], []);
+    let shown = Shown { metrics: Arc::new(own), http: Arc::new(http), hosts: None };
+    let scrape = {
+        let (doors, shown) = (doors.clone(), shown.clone());
+        move || {
+            let (doors, shown) = (doors.clone(), shown.clone());
+            async move { metrics::answer(doors.metrics(shown.text()).await) }
+        }
+    };
+    for (prefix, router) in here {
         routes.push((prefix.to_owned(), Target::Here(finish(router))));
     }
+    let scraped = Router::new().route(metrics::PATH, get(scrape.clone()));
+    routes.push((metrics::PATH.to_owned(), Target::Here(finish(scraped))));
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
     let sampling = topology.telemetry.sampling;
     let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
-    let door = edge.layer(Gateway::new(routes));
+    let door = Metered::new(shown.http, edge.layer(Gateway::new(routes)));
 
     let (listener, address) = bind(listen).await?;
     let url = format!("http://{address}");
@@ -240,6 +277,7 @@ pub(crate) async fn gateway(
     ready(control, &url);
     let connections = CancellationToken::new();
     let served = tokio::spawn(serve(listener, door, connections.clone()));
+    show_metrics(topology, scrape, &connections).await?;
     stop.cancelled().await;
     tracing::info!("stopping");
     control.tell("stopping");
@@ -290,6 +328,22 @@ impl Doors {
             missing.into_iter().map(|what| format!("service `{}`: {what}", door.upstream.name())).collect()
         });
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The metrics of all processes, `own` among them. A service that does not answer in time has `up` at 0 and no more.
+    async fn metrics(&self, own: String) -> String {
+        let asked = self.0.iter().map(|door| async move {
+            let response = door.ask(metrics::PATH).await;
+            if !response.status().is_success() {
+                return None;
+            }
+            let body = axum::body::to_bytes(response.into_body(), METRICS_BYTES_MAX).await.ok()?;
+            String::from_utf8(body.into()).ok()
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let services = self.0.iter().map(|door| door.upstream.name());
+        let up = metrics::up(services.zip(answers.iter().map(Option::is_some)));
+        metrics::merged([&*up, &own].into_iter().chain(answers.iter().flatten().map(String::as_str)))
     }
 
     /// One page of a module's sagas, from the service that hosts it.

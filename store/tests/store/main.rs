@@ -10,5 +10,6 @@ mod mounted;
 mod operators;
 mod processes;
 mod provider;
+mod seen;
 mod shop;
 mod shopping;

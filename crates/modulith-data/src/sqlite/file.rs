@@ -20,7 +20,7 @@ use super::guard::Guard;
 use super::reader;
 use super::statements::{Prepared, configure};
 use super::work;
-use super::writer::{self, Queue, Urgency, WriterLimits, WriterStats};
+use super::writer::{self, Queue, Urgency, WriterLimits, WriterSeen};
 use crate::migrate::{self, Migration};
 use crate::session::Session;
 
@@ -123,9 +123,9 @@ impl Database {
         self.queue.broken().map(str::to_owned)
     }
 
-    /// The writer's queue at this moment, for telemetry.
-    pub fn writer_stats(&self) -> WriterStats {
-        self.queue.stats()
+    /// What its writer has done and has before it.
+    pub fn writer(&self) -> WriterSeen {
+        self.queue.seen()
     }
 
     /// Runs work in a transaction of its own, committed together with its neighbours, and answers after the

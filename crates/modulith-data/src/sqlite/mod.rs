@@ -17,4 +17,4 @@ mod writer;
 pub use error::OpenError;
 pub use file::{Database, Identity};
 pub use memory::{InMemory, Pending};
-pub use writer::{WriterLimits, WriterStats};
+pub use writer::{WriterLimits, WriterSeen};

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use modulith_core::{CallFault, Fault, FaultKind, NotRun, NotRunReason, Protection, Unknown, UnknownReason};
@@ -40,13 +41,17 @@ pub struct WriterLimits {
     pub wait_interval: Duration,
 }
 
-/// What is to be seen of the writer at one moment, for telemetry.
+/// What the writer has done and has before it, for telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WriterStats {
+pub struct WriterSeen {
     /// Pieces of work in the queue.
     pub waiting: usize,
-    /// Of undo, seal and the ends of sagas, which go first.
+    /// Those of them that go first: undo, seal and the ends of sagas.
     pub waiting_reserved: usize,
+    /// Batches begun since the database was opened.
+    pub batches: u64,
+    /// Pieces of work in these.
+    pub work: u64,
     /// How long the work that came last before the last batch had waited when that began.
     pub last_wait: Duration,
     /// New work is refused because the queue stays long.
@@ -74,6 +79,8 @@ pub(super) struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
     limits: WriterLimits,
+    batches: AtomicU64,
+    work: AtomicU64,
     /// Why nothing can be written or read any more.
     broken: OnceLock<String>,
 }
@@ -157,7 +164,28 @@ impl Queue {
             shed: 0,
             late: 0,
         };
-        Self { state: Mutex::new(state), wake: Condvar::new(), limits, broken: OnceLock::new() }
+        Self {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            limits,
+            batches: AtomicU64::new(0),
+            work: AtomicU64::new(0),
+            broken: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn seen(&self) -> WriterSeen {
+        let state = self.state.lock();
+        WriterSeen {
+            waiting: state.reserved.len() + state.ordinary.len(),
+            waiting_reserved: state.reserved.len(),
+            batches: self.batches.load(Ordering::Relaxed),
+            work: self.work.load(Ordering::Relaxed),
+            last_wait: state.last_wait,
+            is_shedding: state.shedding.is_standing(),
+            shed: state.shed,
+            late: state.late,
+        }
     }
 
     pub(super) fn push<T: Send + 'static>(
@@ -218,18 +246,6 @@ impl Queue {
         state.shed += 1;
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).max(1);
         Err(NotRun::new(NotRunReason::Overloaded, detail).retry_after_ms(retry_after_ms))
-    }
-
-    pub(super) fn stats(&self) -> WriterStats {
-        let state = self.state.lock();
-        WriterStats {
-            waiting: state.ordinary.len(),
-            waiting_reserved: state.reserved.len(),
-            last_wait: state.last_wait,
-            is_shedding: state.shedding.is_standing(),
-            shed: state.shed,
-            late: state.late,
-        }
     }
 
     /// The writer finishes what waits and ends.
@@ -316,6 +332,8 @@ pub(super) fn run(connection: Connection, guard: &Guard, queue: &Queue) {
     while queue.take(&mut batch) {
         // Everything may have come too late.
         if !batch.is_empty() {
+            queue.batches.fetch_add(1, Ordering::Relaxed);
+            queue.work.fetch_add(batch.len() as u64, Ordering::Relaxed);
             commit(&prepared, guard, queue, &mut batch, &mut careful);
         }
     }

@@ -199,33 +199,45 @@ async fn an_upload_waits_for_a_handler_that_does_not_read() {
     }
 }
 
+#[derive(Clone, Copy)]
+enum End {
+    Dies,
+    Breaks,
+    Ends,
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_never_looks_whole() {
     let world = World::new();
-    // Nine bytes are promised, or none in particular; then the body breaks, or the whole service.
-    for head in [&b"\x06\xc8\0\0\x02\x09\0\0\0\0\0\0\0"[..], b"\x06\xc8\0\0\x01"] {
-        for dies in [true, false] {
-            let service = acting(move |cut| {
-                let rest = futures_util::stream::once(async move {
-                    match dies {
-                        true => die(cut).await,
-                        false => Err(BodyError::Reset("broken".to_owned())),
-                    }
-                });
-                let body = futures_util::stream::iter([Ok(Bytes::from_static(b"half"))]).chain(rest);
-                let reply = Reply {
-                    payload: Bytes::from_static(head),
-                    body: Some(modulith_transport::Body::new(body)),
-                };
-                std::future::ready(reply).boxed()
+    // Nine bytes are promised, or none in particular; then the service dies, or its body breaks or just ends.
+    let promised = &b"\x06\xc8\0\0\x02\x09\0\0\0\0\0\0\0"[..];
+    let in_general = &b"\x06\xc8\0\0\x01"[..];
+    for (head, end) in [
+        (promised, End::Dies),
+        (promised, End::Breaks),
+        (promised, End::Ends),
+        (in_general, End::Dies),
+        (in_general, End::Breaks),
+    ] {
+        let service = acting(move |cut| {
+            let rest = futures_util::stream::once(async move {
+                match end {
+                    End::Dies => die(cut).await,
+                    End::Breaks => Err(BodyError::Reset("broken".to_owned())),
+                    End::Ends => Ok(Bytes::new()),
+                }
             });
-            let gateway = world.gateway([("/orders", world.upstream(service.await))]).await;
-            let mut stream = client(gateway, "GET /orders HTTP/1.1").await;
-            let mut answer = Vec::new();
-            let _ = tokio::time::timeout(GENEROUS, stream.read_to_end(&mut answer)).await.expect("it is cut");
-            let answer = String::from_utf8(answer).unwrap();
-            assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
-            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200"), "{answer}");
-        }
+            let body = futures_util::stream::iter([Ok(Bytes::from_static(b"half"))]).chain(rest);
+            let reply =
+                Reply { payload: Bytes::from_static(head), body: Some(modulith_transport::Body::new(body)) };
+            std::future::ready(reply).boxed()
+        });
+        let gateway = world.gateway([("/orders", world.upstream(service.await))]).await;
+        let mut stream = client(gateway, "GET /orders HTTP/1.1").await;
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(GENEROUS, stream.read_to_end(&mut answer)).await.expect("it is cut");
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

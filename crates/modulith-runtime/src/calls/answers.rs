@@ -5,6 +5,7 @@
 //! waited for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use modulith_core::{
@@ -18,6 +19,7 @@ use tracing::{Instrument, Span};
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
+use crate::metrics::{CallMeter, Ended};
 use crate::spans;
 use crate::topology::GATEWAY;
 
@@ -29,8 +31,10 @@ pub(crate) struct Answers {
 
 impl Handler for Answers {
     fn handle_now(&self, mut call: Incoming) -> Handled {
+        let started = Instant::now();
         let body = call.body.take();
-        self.handle(&call, body).unwrap_or_else(|reason| {
+        self.handle(&call, body, started).unwrap_or_else(|reason| {
+            self.hosted.metrics.answers.unknown().ended(Ended::NotRun, started.elapsed());
             // Certainly not run, and not worth repeating.
             Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
@@ -38,7 +42,8 @@ impl Handler for Answers {
 }
 
 impl Answers {
-    fn handle(&self, call: &Incoming, body: Option<BodyReader>) -> Result<Handled, String> {
+    fn handle(&self, call: &Incoming, body: Option<BodyReader>, started: Instant) -> Result<Handled, String> {
+        let meters = &self.hosted.metrics.answers;
         let (mut head, request) = wire::read(&call.payload)?;
         head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
@@ -53,8 +58,9 @@ impl Answers {
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
             let contract = asked.ask.contract().unwrap_or_default();
             let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
+            let seen = Seen { span, meter: meters.ask(&asked.ask).clone(), started };
             let (hosted, context) = (self.hosted.clone(), context(head, call));
-            return Ok(later(span, async move {
+            return Ok(later(seen, async move {
                 hosted.participant.answer(asked, context).await.map_or_else(Told::from, Told::Saga)
             }));
         }
@@ -63,32 +69,36 @@ impl Answers {
         }
         let method = match self.hosted.find(head.contract, head.method) {
             Ok(method) => method,
-            Err(not_run) => return Ok(Handled::Now(told_bytes(&not_run.into()))),
+            Err(not_run) => {
+                meters.call(head.contract, head.method).ended(Ended::NotRun, started.elapsed());
+                return Ok(Handled::Now(told_bytes(&not_run.into())));
+            }
         };
         let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
+        let seen = Seen { span, meter: meters.call(head.contract, head.method).clone(), started };
         let hosted = self.hosted.clone();
         Ok(match head.ask {
             Ask::Query if !method.is_heavy() => {
-                Handled::Now(span.in_scope(|| answered(&span, &self.hosted.query(&method, &request))))
+                Handled::Now(seen.span.in_scope(|| seen.answered(&self.hosted.query(&method, &request))))
             }
             Ask::Query => {
                 let deadline = call.deadline;
-                later(span, async move { hosted.heavy_query(deadline, method, request).await })
+                later(seen, async move { hosted.heavy_query(deadline, method, request).await })
             }
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
-                later(span, async move {
+                later(seen, async move {
                     hosted.command(deadline, method, keyed, request).await.unwrap_or_else(Told::from)
                 })
             }
             Ask::Effect => {
                 let context = context(head, call);
                 // What it says about overload is said of the outside world, not of this service.
-                let within = span.clone();
+                let span = seen.span.clone();
                 let answer = async move {
                     let told = hosted.call_effect(method, request, context).await;
-                    answered(&within, &told).map(Into::into)
+                    seen.answered(&told).map(Into::into)
                 };
                 Handled::Later(Box::pin(answer.instrument(span)))
             }
@@ -144,26 +154,40 @@ pub(super) fn context(head: Head<'_>, call: &Incoming) -> Context {
     }
 }
 
-fn later(span: Span, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    let within = span.clone();
+/// What is seen of one call.
+struct Seen {
+    span: Span,
+    meter: Arc<CallMeter>,
+    started: Instant,
+}
+
+impl Seen {
+    /// The answer's bytes. The call is counted, and of a sampled one there is a line that ends it.
+    fn answered(&self, told: &Told) -> Result<Bytes, Rejection> {
+        let (ended, took) = (told.ended(), self.started.elapsed());
+        self.meter.ended(ended, took);
+        if !self.span.is_none() {
+            tracing::debug!(outcome = ended.name(), us = took.as_micros() as u64, "answered");
+        }
+        told_bytes(told)
+    }
+}
+
+/// A caller that leaves drops the future: then nobody learns an outcome, and none is counted.
+fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
+    let span = seen.span.clone();
     let answer = async move {
-        match answer.await {
+        let told = answer.await;
+        let bytes = seen.answered(&told);
+        match told {
             // In the transport's own words, so that the caller's side of the connection hears it too.
             Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms }) => {
                 Err(Rejection { reason: detail, retry_after_ms })
             }
-            told => answered(&within, &told).map(Into::into),
+            _ => bytes.map(Into::into),
         }
     };
     Handled::Later(Box::pin(answer.instrument(span)))
-}
-
-/// The answer's bytes; of a sampled call also the line that ends it.
-fn answered(span: &Span, told: &Told) -> Result<Bytes, Rejection> {
-    if !span.is_none() {
-        tracing::debug!(outcome = told.outcome(), "answered");
-    }
-    told_bytes(told)
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use super::peers::Peers;
 use super::wire::{Ask, Head, Keyed, Told};
 use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
+use crate::metrics::{ContractMeters, Ended, Metrics};
 use crate::spans;
 
 /// The longest pause before the second attempt; it doubles. Each pause is a random part of it ("full jitter": Brooker,
@@ -29,6 +30,9 @@ pub(crate) struct RemoteLink {
     pub(crate) peers: Arc<Peers>,
     pub(crate) service: usize,
     pub(crate) keys: Arc<ProcessKeys>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Of the contract.
+    pub(crate) meters: Arc<ContractMeters>,
 }
 
 impl RemoteCalls for RemoteLink {
@@ -36,7 +40,13 @@ impl RemoteCalls for RemoteLink {
         let mut context = Context::current();
         context.trace = context.trace.map(Trace::next);
         let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
-        Box::pin(self.repeat(call, context).instrument(span))
+        let (method, started) = (call.method, Instant::now());
+        let called = async move {
+            let result = self.repeat(call, context).await;
+            self.meters.of(method).ended(Ended::of(&result), started.elapsed());
+            result
+        };
+        Box::pin(called.instrument(span))
     }
 }
 
@@ -74,6 +84,7 @@ impl RemoteLink {
                     _ => fault,
                 });
             }
+            self.metrics.peers[self.service].retries.add(1);
             tokio::time::sleep(wait).await;
             pause *= 2;
         }

@@ -15,7 +15,9 @@ use modulith_transport::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Peers, RemoteLink, Told};
+use crate::check::fixture::contract;
 use crate::hosted::ProcessKeys;
+use crate::metrics::Metrics;
 
 fn hello(service: &str) -> Hello {
     let token = Token::new("one token for all");
@@ -39,7 +41,16 @@ fn link(to: Address) -> Arc<RemoteLink> {
     let limits = Limits { breaker_calls_min: u64::MAX, ..Limits::default() };
     let peer = Peer::new(vec![to], hello("caller"), anybody(), limits);
     let peers = Peers::new(vec![("next".to_owned(), peer)], BTreeMap::new());
-    Arc::new(RemoteLink { peers: Arc::new(peers), service: 0, keys: Arc::new(ProcessKeys::new()) })
+    let model = contract("next", &[("ask", Kind::Query)]);
+    let metrics = Metrics::new("caller", &[], [("next".to_owned(), vec![&model])]);
+    let meters = metrics.peers[0].calls.contract("next").expect("declared above").clone();
+    Arc::new(RemoteLink {
+        peers: Arc::new(peers),
+        service: 0,
+        keys: Arc::new(ProcessKeys::new()),
+        metrics: Arc::new(metrics),
+        meters,
+    })
 }
 
 fn call() -> RemoteCall {

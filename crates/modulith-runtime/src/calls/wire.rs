@@ -34,6 +34,8 @@ use modulith_data::inbox::BodyHash;
 use modulith_data::saga::Told as SagaTold;
 use uuid::Uuid;
 
+use crate::metrics::Ended;
+
 /// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -260,14 +262,12 @@ pub(crate) enum Told {
 }
 
 impl Told {
-    /// How the call ended, in one word.
-    pub(crate) fn outcome(&self) -> &'static str {
+    pub(crate) fn ended(&self) -> Ended {
         match self {
-            Self::Outcome(Outcome::Done(_)) => "done",
-            Self::Outcome(Outcome::Refused(_)) | Self::Saga(SagaTold::Refused { .. }) => "refused",
-            Self::Saga(_) => "done",
-            Self::NotRun(_) => "not_run",
-            Self::Unknown(_) => "unknown",
+            Self::Outcome(Outcome::Refused(_)) | Self::Saga(SagaTold::Refused { .. }) => Ended::Refused,
+            Self::Outcome(Outcome::Done(_)) | Self::Saga(_) => Ended::Done,
+            Self::NotRun(_) => Ended::NotRun,
+            Self::Unknown(_) => Ended::Unknown,
         }
     }
 

@@ -45,6 +45,23 @@ fn a_sound_application_has_no_problem_in_either_topology() {
 }
 
 #[test]
+fn metrics_are_shown_without_a_token_on_loopback_only() {
+    for (listen, is_refused) in [
+        ("127.0.0.1:9464", false),
+        ("localhost:9464", false),
+        ("[::1]:9464", false),
+        ("0.0.0.0:9464", true),
+        ("192.0.2.1:9464", true),
+        ("unix:run/metrics.sock", true),
+    ] {
+        let text = format!("{SPLIT}\n[telemetry]\nlisten = \"{listen}\"\n");
+        let problems = found(&shop(), &text);
+        assert_eq!(problems.iter().any(|it| it.contains("telemetry.listen")), is_refused, "{problems:?}");
+        assert_eq!(problems.len(), usize::from(is_refused), "{problems:?}");
+    }
+}
+
+#[test]
 fn everything_wrong_with_a_topology_is_listed_at_once_by_line() {
     let text = r#"
 [gateway]

@@ -41,6 +41,24 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn telemetry_has_a_ratio_and_a_place() {
+    assert_eq!(read("").telemetry.sampling, Sampling { ratio: 0.01, trust_parent: false });
+    let text = "[telemetry]\nsample_ratio = 1\ntrust_parent = true\nlisten = \"127.0.0.1:9464\"\n";
+    let telemetry = read(text).telemetry;
+    assert_eq!(telemetry.sampling, Sampling { ratio: 1.0, trust_parent: true });
+    assert_eq!(telemetry.listen.expect("named").to_string(), "127.0.0.1:9464");
+    assert_eq!(
+        problems("[telemetry]\nsample_ratio = 1.5\ntrust_parent = 1\nsampling = 1\n"),
+        [
+            "t.toml:2: telemetry.sample_ratio: 1.5 is not from 0 to 1; write `sample_ratio = 0.01`",
+            "t.toml:3: telemetry.trust_parent: a boolean is expected, not an integer; write `trust_parent = false`",
+            "t.toml:4: telemetry.sampling: unknown key; remove it; \
+             known here: `sample_ratio`, `trust_parent`, `listen`",
+        ]
+    );
+}
+
+#[test]
 fn a_file_is_read_with_its_defaults_and_lines() {
     let topology = read(SPLIT);
     assert!(topology.problems.is_empty(), "{:?}", topology.problems);
