@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::key::StepKey;
+use crate::repeats::Repeats;
 use crate::trace::Trace;
 
 /// Who asks, as the edge verified it. Callers of the edge cannot set it.
@@ -39,6 +40,9 @@ pub struct Context {
     pub request_id: Arc<str>,
     /// In an effect: the key of the attempt, the same on every attempt.
     pub key: Option<StepKey>,
+    /// How many of its calls may still be repeated. None in work that another service or a saga asked for: they repeat
+    /// it themselves.
+    pub repeats: Repeats,
     /// The trace it belongs to. Every request from outside has one, whether or not it is sampled.
     pub trace: Option<Trace>,
 }
@@ -53,12 +57,25 @@ impl Context {
 
     /// A context of its own, for work that no request began.
     pub fn background(request_id: impl Into<Arc<str>>) -> Self {
-        Self { principal: None, deadline: None, request_id: request_id.into(), key: None, trace: None }
+        Self {
+            principal: None,
+            deadline: None,
+            request_id: request_id.into(),
+            key: None,
+            trace: None,
+            repeats: Repeats::default(),
+        }
     }
 
     /// The context of the running task, or a background context outside of any.
     pub fn current() -> Self {
         CURRENT.try_with(Clone::clone).unwrap_or_else(|_| Self::background(""))
+    }
+
+    /// Whether the running task's deadline has passed: work that has not begun is then not begun.
+    pub fn is_late() -> bool {
+        let deadline = CURRENT.try_with(|context| context.deadline);
+        deadline.is_ok_and(|deadline| deadline.is_some_and(|deadline| deadline <= Instant::now()))
     }
 
     /// Runs a future within this context.

@@ -14,6 +14,7 @@ mod outcome;
 mod protection;
 mod random;
 mod redact;
+mod repeats;
 mod saga;
 mod secret;
 mod trace;
@@ -40,6 +41,7 @@ pub use protection::{Protection, SwitchedOff};
 #[doc(hidden)]
 pub use random::random_u64;
 pub use redact::{REDACTED, redacted};
+pub use repeats::Repeats;
 pub use saga::{
     Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
     StepModel, UndoModel,

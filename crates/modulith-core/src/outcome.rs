@@ -219,11 +219,21 @@ pub struct NotRun {
     pub reason: NotRunReason,
     /// For logs, never for clients of the edge.
     pub detail: String,
+    /// When a repeat is worth trying, if whoever declined has an opinion.
+    #[serde(default)]
+    pub retry_after_ms: Option<u32>,
 }
 
 impl NotRun {
     pub fn new(reason: NotRunReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), retry_after_ms: None }
+    }
+
+    /// The same, worth repeating after this many milliseconds.
+    #[must_use]
+    pub fn retry_after_ms(mut self, retry_after_ms: impl Into<Option<u32>>) -> Self {
+        self.retry_after_ms = retry_after_ms.into();
+        self
     }
 }
 
@@ -233,7 +243,7 @@ impl From<Fault> for NotRun {
             FaultKind::Panicked => NotRunReason::Panicked,
             _ => NotRunReason::Fault,
         };
-        Self { reason, detail: fault.message }
+        Self::new(reason, fault.message)
     }
 }
 

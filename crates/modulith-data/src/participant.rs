@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, Codec, Context, Direction, EffectFn, EffectRan, Fault, Handler, NotRun,
-    NotRunReason, Outcome, PlanModel, ProviderModel, Ran, ServedMethod, StepKey, Unknown, UnknownReason,
-    crash_point, encode,
+    NotRunReason, Outcome, PlanModel, ProviderModel, Ran, Repeats, ServedMethod, StepKey, Unknown,
+    UnknownReason, crash_point, encode,
 };
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -277,7 +277,7 @@ impl<W: World> Participant<W> {
             }
         };
         let request = (codec.decode_request)(&request).map_err(NotRun::from)?;
-        let context = Context { key: Some(key), ..context };
+        let context = Context { key: Some(key), repeats: Repeats::none(), ..context };
         crash_point(|| format!("{contract}.{method}:before"));
         let ran = self.world.attempt(run, context, request).await;
         crash_point(|| format!("{contract}.{method}:after"));
@@ -326,7 +326,7 @@ impl<W: World> Participant<W> {
         let look_up = provider.look_up.unwrap_or_default();
         let finder = module.expect_method(contract, look_up).map_err(NotRun::from)?;
         let (finds, _) = effect_of(finder, contract)?;
-        let context = Context { key: Some(key), ..context };
+        let context = Context { key: Some(key), repeats: Repeats::none(), ..context };
         let found = match self.world.attempt(finds, context, Box::new(key)).await {
             EffectRan::Done(found) => asks.found(found),
             EffectRan::Refused(_) => return Err(unanswered(contract, look_up, "it declined").into()),

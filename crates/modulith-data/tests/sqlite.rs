@@ -57,6 +57,44 @@ fn insert(id: i64) -> impl Fn(&mut Tx<'_>) -> Result<(), Fault> + Send + 'static
     move |tx| tx.execute("INSERT INTO shelf_item (id, name) VALUES ($1, $2)", (id, "a name")).map(drop)
 }
 
+type Gate = tokio::task::JoinHandle<Result<(), CallFault>>;
+
+/// Work that keeps the writer until the sender is dropped. It is running, or the last of what waits.
+fn gate(database: &Arc<Database>) -> (std::sync::mpsc::Sender<()>, tokio::sync::oneshot::Receiver<()>, Gate) {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let state = parking_lot::Mutex::new((held, Some(entered)));
+    let database = database.clone();
+    let gate = tokio::spawn(async move {
+        let hold = move |_: &mut dyn Session| {
+            let mut state = state.lock();
+            if let Some(entered) = state.1.take() {
+                let _ = entered.send(());
+            }
+            let _ = state.0.recv();
+            Ok(())
+        };
+        database.write(None, hold).await
+    });
+    (release, has_entered, gate)
+}
+
+async fn hold_up(database: &Arc<Database>) -> (std::sync::mpsc::Sender<()>, Gate) {
+    let (release, entered, gate) = gate(database);
+    entered.await.unwrap();
+    (release, gate)
+}
+
+/// Waits until so much ordinary work is in the queue.
+async fn queued(database: &Database, waiting: usize) {
+    let seen = async {
+        while database.writer().waiting != waiting {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), seen).await.expect("a queue of that length");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_read_back_after_opening_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -219,25 +257,7 @@ async fn a_full_queue_and_a_passed_deadline_are_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let limits = WriterLimits { queue_max: 2, ..WriterLimits::default() };
     let database = Arc::new(open_with(&folder.path().join("a.db"), limits));
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    let (entered, has_entered) = tokio::sync::oneshot::channel();
-    let state = parking_lot::Mutex::new((held, Some(entered)));
-    let gate = {
-        let database = database.clone();
-        tokio::spawn(async move {
-            database
-                .write(None, move |_| {
-                    let mut state = state.lock();
-                    if let Some(entered) = state.1.take() {
-                        let _ = entered.send(());
-                    }
-                    let _ = state.0.recv();
-                    Ok(())
-                })
-                .await
-        })
-    };
-    has_entered.await.unwrap();
+    let (release, gate) = hold_up(&database).await;
     let late = database.write(Some(Instant::now()), |session| as_shelf(session, insert(1)));
     let second = run(&database, insert(2));
     let third = run(&database, insert(3));
@@ -257,24 +277,7 @@ async fn work_without_a_caller_is_dropped_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
     let database = Arc::new(open(&folder.path().join("a.db")));
     // The writer is held up, so that the abandoned work is queued and has not begun.
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    let (entered, has_entered) = tokio::sync::oneshot::channel();
-    let state = parking_lot::Mutex::new((held, Some(entered)));
-    let gate = {
-        let database = database.clone();
-        tokio::spawn(async move {
-            let hold = move |_: &mut dyn Session| {
-                let mut state = state.lock();
-                if let Some(entered) = state.1.take() {
-                    let _ = entered.send(());
-                }
-                let _ = state.0.recv();
-                Ok(())
-            };
-            database.write(None, hold).await
-        })
-    };
-    has_entered.await.unwrap();
+    let (release, gate) = hold_up(&database).await;
     let abandoned = database.write(None, |session| as_shelf(session, insert(1)));
     assert!(
         tokio::time::timeout(Duration::ZERO, abandoned).await.is_err(),
@@ -284,6 +287,92 @@ async fn work_without_a_caller_is_dropped_before_it_begins() {
     gate.await.unwrap().unwrap();
     run(&database, insert(2)).await.unwrap();
     assert_eq!(count(&database).await, 1);
+}
+
+/// Every batch takes one piece of work, and each waits longer than the one before: a standing queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_stays_long_refuses_new_work_and_never_an_undo() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = WriterLimits {
+        batch_max: 1,
+        wait_target: Duration::ZERO,
+        wait_interval: Duration::ZERO,
+        ..WriterLimits::default()
+    };
+    let database = Arc::new(open_with(&folder.path().join("a.db"), limits));
+    let (release, first) = hold_up(&database).await;
+    let mut accepted = tokio::task::JoinSet::new();
+    let accept = |accepted: &mut tokio::task::JoinSet<_>, id| {
+        let database = database.clone();
+        accepted.spawn(async move { run(&database, insert(id)).await });
+    };
+    for id in 0..40 {
+        accept(&mut accepted, id);
+    }
+    queued(&database, 40).await;
+    let (release_second, entered, second) = gate(&database);
+    queued(&database, 41).await;
+    for id in 40..45 {
+        accept(&mut accepted, id);
+    }
+    queued(&database, 46).await;
+    assert!(!database.writer().is_shedding);
+    drop(release);
+    entered.await.unwrap();
+
+    let stats = database.writer();
+    assert!(stats.is_shedding && stats.waiting == 5 && stats.last_wait > Duration::ZERO, "{stats:?}");
+    let Err(CallFault::NotRun(refused)) = run(&database, insert(100)).await else { panic!("it is full") };
+    assert_eq!(refused.reason, NotRunReason::Overloaded);
+    assert!(refused.retry_after_ms.is_some_and(|ms| ms > 0), "{refused:?}");
+    assert_eq!(database.writer().shed, 1);
+    // Undo is taken, and goes before what waits.
+    let undo = tokio::spawn({
+        let database = database.clone();
+        async move {
+            database
+                .write_reserved(|session| {
+                    as_shelf(session, |tx| tx.row::<(i64,)>("SELECT count(*) FROM shelf_item", ()))
+                })
+                .await
+        }
+    });
+    while database.writer().waiting_reserved == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(release_second);
+    assert_eq!(undo.await.unwrap().unwrap(), Some((40,)), "before the five that waited");
+    while let Some(done) = accepted.join_next().await {
+        done.unwrap().expect("what was accepted is done");
+    }
+    (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    // A short queue is taken again.
+    let again = async { while run(&database, |_| Ok(())).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("it ends");
+}
+
+/// What is too late does not use up a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_work_takes_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = WriterLimits { batch_max: 1, ..WriterLimits::default() };
+    let database = Arc::new(open_with(&folder.path().join("a.db"), limits));
+    let (release, gate) = hold_up(&database).await;
+    let mut late = tokio::task::JoinSet::new();
+    for id in 0..20 {
+        let (database, now) = (database.clone(), Instant::now());
+        late.spawn(
+            async move { database.write(Some(now), move |session| as_shelf(session, insert(id))).await },
+        );
+    }
+    queued(&database, 20).await;
+    drop(release);
+    gate.await.unwrap().unwrap();
+    while let Some(late) = late.join_next().await {
+        assert_eq!(not_run(late.unwrap()).0, NotRunReason::Deadline);
+    }
+    let stats = database.writer();
+    assert_eq!((stats.waiting, stats.late, count(&database).await), (0, 20, 0));
 }
 
 #[test]

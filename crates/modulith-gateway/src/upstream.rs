@@ -166,7 +166,16 @@ fn body_unreadable() -> Problem {
 fn problem(fault: CallFault, may_have_run: bool, method: &Method) -> Problem {
     match fault {
         CallFault::NotRun(_) if may_have_run => broken(method),
-        CallFault::NotRun(NotRun::QueueFull | NotRun::Rejected(_)) => Problem::unavailable("overloaded"),
+        CallFault::NotRun(NotRun::QueueFull) => Problem::unavailable("overloaded"),
+        CallFault::NotRun(NotRun::Rejected(rejection)) => {
+            Problem::unavailable_for("overloaded", rejection.retry_after_ms)
+        }
+        CallFault::NotRun(NotRun::HeldBack { retry_after_ms }) => {
+            Problem::unavailable_for("overloaded", retry_after_ms)
+        }
+        CallFault::NotRun(NotRun::CircuitOpen { retry_after_ms }) => {
+            Problem::unavailable_for("service-unavailable", retry_after_ms)
+        }
         CallFault::NotRun(NotRun::Deadline) => Problem::deadline(),
         CallFault::NotRun(NotRun::TooLarge { .. }) => Problem::internal(),
         CallFault::NotRun(_) => Problem::unavailable("service-unavailable"),

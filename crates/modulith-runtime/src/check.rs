@@ -19,6 +19,7 @@ pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
     let mut problems = topology.problems.clone();
     services::check(topology, &mut problems);
     services::check_modules(model, topology, &mut problems);
+    services::check_addresses(model, topology, &mut problems);
     problems.sort_by_key(|problem| problem.line);
     code::check(model, &mut problems);
     services::check_hellos(model, topology, &mut problems);

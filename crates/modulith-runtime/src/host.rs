@@ -419,7 +419,7 @@ impl Known<'_> {
         data: &Path,
         limits: modulith_transport::Limits,
     ) -> Peer {
-        let addresses = vec![topology.listen_address(service, data)];
+        let addresses = topology.call_addresses(service, data);
         let (hello, admit) = (self.hello.clone(), only(&service.name, self.admit.clone()));
         match self.trust.filter(|_| topology.is_over_tls(service)) {
             Some(trust) => Peer::over_tls(addresses, hello, admit, limits, trust.clone(), &service.name),

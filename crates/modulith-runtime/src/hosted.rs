@@ -136,8 +136,18 @@ impl Hosted {
     }
 
     /// The same on a thread for what takes long.
-    pub(crate) async fn heavy_query(self: Arc<Self>, found: Found, request: Bytes) -> Told {
-        tokio::task::spawn_blocking(move || self.query(&found, &request))
+    pub(crate) async fn heavy_query(
+        self: Arc<Self>,
+        deadline: Instant,
+        found: Found,
+        request: Bytes,
+    ) -> Told {
+        let run = move || match deadline <= Instant::now() {
+            // It has waited for a thread.
+            true => Told::NotRun(too_late()),
+            false => self.query(&found, &request),
+        };
+        tokio::task::spawn_blocking(run)
             .await
             .unwrap_or_else(|error| Told::NotRun(NotRun::new(NotRunReason::Panicked, error.to_string())))
     }
@@ -211,6 +221,10 @@ fn unpanicked<T>(read: impl FnOnce() -> Result<T, NotRun>) -> Result<T, NotRun> 
         .unwrap_or_else(|_| Err(NotRun::new(NotRunReason::Panicked, "the query's code panicked")))
 }
 
+fn too_late() -> NotRun {
+    NotRun::new(NotRunReason::Deadline, "the deadline passed before it began")
+}
+
 fn key_reused() -> NotRun {
     NotRun::new(NotRunReason::KeyReused, "the key was used before with another request")
 }
@@ -235,6 +249,9 @@ impl LocalLink {
 
 impl LocalCalls for LocalLink {
     fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
+        if Context::is_late() {
+            return Err(too_late());
+        }
         let served = self.method(method);
         let Handler::Query { run, .. } = &served.handler else {
             return Err(not_a(self.contract_name(), served.name, "query"));
@@ -248,6 +265,9 @@ impl LocalCalls for LocalLink {
     }
 
     fn heavy_query(&self, method: usize, mut slot: AnyBox) -> BoxFuture<'_, Result<AnyBox, NotRun>> {
+        if Context::is_late() {
+            return Box::pin(std::future::ready(Err(too_late())));
+        }
         let link = Self { hosted: self.hosted.clone(), module: self.module.clone(), contract: self.contract };
         let work = move || link.query(method, slot.as_mut()).map(|()| slot);
         Box::pin(async move {
@@ -295,6 +315,9 @@ impl LocalCalls for LocalLink {
     }
 
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan> {
+        if Context::is_late() {
+            return Box::pin(std::future::ready(EffectRan::NotRun(too_late())));
+        }
         let context = Context { key: Some(self.hosted.keys.next()), ..Context::current() };
         match effect_of(self.method(method), self.contract_name()) {
             Ok((run, _)) => {

@@ -22,6 +22,8 @@ pub struct ModuleModel {
     pub plan_problems: Vec<(&'static str, Vec<PlanProblem>)>,
     /// The HTTP paths it answers.
     pub prefixes: &'static [&'static str],
+    /// It has migrations, and so data of its own.
+    pub has_tables: bool,
 }
 
 impl AppModel {
@@ -52,6 +54,7 @@ impl ModuleModel {
             plans,
             plan_problems,
             prefixes: module.prefixes,
+            has_tables: !module.migrations.is_empty(),
         }
     }
 }

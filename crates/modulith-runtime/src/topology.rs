@@ -89,6 +89,8 @@ pub struct ServiceSection {
     pub modules: Vec<String>,
     /// As written; see [`Topology::listen_address`].
     pub listen: Option<Address>,
+    /// As written; see [`Topology::call_addresses`].
+    pub addresses: Vec<Address>,
     /// As written; see [`Topology::database_path`].
     pub database: Option<PathBuf>,
     pub replicas: u64,
@@ -96,7 +98,14 @@ pub struct ServiceSection {
 
 impl ServiceSection {
     fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), modules: Vec::new(), listen: None, database: None, replicas: 1 }
+        Self {
+            name: name.to_owned(),
+            modules: Vec::new(),
+            listen: None,
+            addresses: Vec::new(),
+            database: None,
+            replicas: 1,
+        }
     }
 
     /// The database's file relative to the data folder (or absolute, if it was written so), without `.` and
@@ -215,9 +224,17 @@ impl Topology {
     /// data folder.
     pub fn listen_address(&self, service: &ServiceSection, data: &Path) -> Address {
         match &service.listen {
-            Some(Address::Tcp(host_port)) => Address::Tcp(host_port.clone()),
-            Some(Address::Unix(path)) => Address::Unix(socket::place(path, data)),
+            Some(address) => placed(address, data),
             None => Address::Unix(socket::place(&service.socket_file(), data)),
+        }
+    }
+
+    /// Where callers find a service: what its section says, else where it listens. Each is a replica, and a host name
+    /// is as many as it has addresses.
+    pub fn call_addresses(&self, service: &ServiceSection, data: &Path) -> Vec<Address> {
+        match &service.addresses[..] {
+            [] => vec![self.listen_address(service, data)],
+            addresses => addresses.iter().map(|address| placed(address, data)).collect(),
         }
     }
 
@@ -268,6 +285,14 @@ impl Topology {
 impl ServiceSection {
     pub(crate) fn socket_file(&self) -> PathBuf {
         PathBuf::from(format!("run/{}.sock", self.name))
+    }
+}
+
+/// A relative socket is in the data folder.
+fn placed(address: &Address, data: &Path) -> Address {
+    match address {
+        Address::Tcp(host_port) => Address::Tcp(host_port.clone()),
+        Address::Unix(path) => Address::Unix(socket::place(path, data)),
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) look_at: Option<Instant>,
     /// The other side drains, for this reason.
     pub(crate) draining: Option<String>,
+    /// It said so before it went, so a successor may come.
+    pub(crate) announced: bool,
     /// Why the connection ended; nothing is sent or completed after that.
     ended: Option<String>,
     /// A caller's own write failed, or the peer was dropped; the connection's task ends it.
@@ -266,14 +268,22 @@ impl Connection {
         self.task.wake();
     }
 
+    /// Takes no new calls, and ends when those that wait have their answers.
+    pub(crate) fn drain(&self, reason: &str) {
+        self.state.lock().draining.get_or_insert_with(|| reason.to_owned());
+        self.retired.cancel();
+        self.task.wake();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.lock().ended.is_some()
+    }
+
     /// What to tell those who ask why there is no connection, and whether the other side announced it.
     pub(crate) fn retirement(&self) -> (String, bool) {
         let state = self.state.lock();
-        match (&state.ended, &state.draining) {
-            (Some(text), _) => (text.clone(), false),
-            (None, Some(text)) => (text.clone(), true),
-            (None, None) => (String::new(), false),
-        }
+        let text = state.ended.as_ref().or(state.draining.as_ref());
+        (text.cloned().unwrap_or_default(), state.announced)
     }
 
     pub(crate) fn end(&self, error: &ConnectionError) {

@@ -30,6 +30,12 @@ pub enum NotRun {
     /// payloads wait to be written, or `bodies_max` bodies are being sent.
     #[error("too many calls wait for this peer")]
     QueueFull,
+    /// So many calls to this peer ended badly that none are sent for a while; see [`crate::Limits::breaker_window`].
+    #[error("circuit open: too many calls ended badly")]
+    CircuitOpen { retry_after_ms: u32 },
+    /// The peer refuses so many calls as overloaded that a share of them is not sent.
+    #[error("held back: the peer is overloaded")]
+    HeldBack { retry_after_ms: u32 },
     /// The deadline passed before the first byte was sent.
     #[error("deadline passed before it was sent")]
     Deadline,
@@ -155,6 +161,14 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
+    /// What a served connection says to a caller that comes while it shuts down.
+    pub(crate) const SHUTTING_DOWN: &str = "shutting down";
+
+    /// Whether the other side goes, and its successor may be there soon.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self, Self::RefusedByPeer(text) if text == Self::SHUTTING_DOWN)
+    }
+
     /// Whether the other process was reached and one of the two declined, so that trying again soon is futile.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(

@@ -88,6 +88,9 @@ const READ: usize = 64 << 10;
 /// A buffer that grew for one large frame is not kept.
 pub(crate) const KEPT_MAX: usize = 1 << 20;
 
+/// The text of a goaway that is followed by a successor rather than by the end for a reason.
+pub(crate) const DRAINING: &str = "draining";
+
 /// Which share of the places in flight a call may use.
 ///
 /// Undo, seal and health checks are reserved: when ordinary calls have filled their share, these must still

@@ -101,7 +101,7 @@ pub(crate) async fn serve(
         let said = expect(read_frame(stream, &mut inbound).await?, Kind::Hello)?;
         let other = verify(Side::Caller, &hello.token, &said.body, None, &served_nonce).and_then(|body| {
             if closing() {
-                return Err(ConnectionError::NotAdmitted("shutting down".to_owned()));
+                return Err(ConnectionError::NotAdmitted(ConnectionError::SHUTTING_DOWN.to_owned()));
             }
             admitted(body, stream.identity(), admit)
         });

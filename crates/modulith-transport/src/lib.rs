@@ -44,7 +44,9 @@
 
 mod address;
 mod body;
+mod breaker;
 mod client;
+mod ejection;
 mod fault;
 mod frame;
 #[cfg(any(test, feature = "fuzz"))]
@@ -56,12 +58,14 @@ mod hello;
 mod keep_alive;
 mod limits;
 mod listener;
+mod names;
 mod outgoing;
 mod peer;
 mod random;
 mod reader;
 mod receiving;
 mod replica;
+mod replicas;
 mod sending;
 mod serve;
 mod serving;
@@ -71,12 +75,15 @@ mod trust;
 
 pub use address::{Address, AddressError};
 pub use body::{Answer, Body, BodyError, BodyReader, Reply};
+pub use breaker::BreakerState;
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
 pub use frame::{BODY_WINDOW_BYTES, MAGIC, PROTOCOL_VERSION, Priority};
 pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
-pub use peer::Peer;
+pub use names::Resolve;
+pub use peer::{Peer, Snapshot};
+pub use replica::ReplicaSnapshot;
 pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};
 pub use stream::Stream;
 pub use tls::TlsStream;

@@ -28,11 +28,12 @@ pub struct Limits {
     /// has run. It must stay below 4 GiB. Payloads above 64 KiB travel in parts, between which other calls
     /// pass.
     pub payload_bytes_max: usize,
-    /// Calls that one [`crate::Peer`] has in flight, over all replicas, and calls that one served connection
-    /// has running. Default 4096. The next is refused at once, as *not run*.
+    /// Calls that one [`crate::Peer`] has in flight, over all replicas, those included that wait for a connection; and
+    /// calls that [`crate::serve`] has running for one calling service, over all its connections. Default 1024.
+    /// The next is refused at once, as *not run*.
     pub in_flight_max: usize,
     /// The share of `in_flight_max` that only [`crate::Priority::Reserved`] calls may use; at
-    /// most half of it counts. Default 256.
+    /// most half of it counts. Default 128.
     pub in_flight_reserved: usize,
     /// Payload bytes of the calls that one served connection has running, those included that are not wholly
     /// received. Default 64 MiB. A call beyond it is rejected, unless it is the only one.
@@ -72,6 +73,36 @@ pub struct Limits {
     pub back_off_min: Duration,
     /// The longest wait before connecting again. Default 1 s.
     pub back_off_max: Duration,
+    /// How long a call that was certainly not sent waits for a replica that said that it goes: its successor is
+    /// awaited. Default 5 s, and never beyond the call's deadline.
+    ///
+    /// A connection that was lost without a word is waited for through the first attempt to make another. While a
+    /// replica is awaited, attempts come every `back_off_min`.
+    pub drain_wait_max: Duration,
+    /// The time over which a peer's breaker looks. Default 10 s.
+    pub breaker_window: Duration,
+    /// Calls within the window below which the breaker does not judge. Default 20.
+    pub breaker_calls_min: u64,
+    /// The share of calls that ended badly from which on the breaker opens, in percent. Default 50.
+    pub breaker_bad_percent: u64,
+    /// How long an open breaker refuses calls before its first probe; it doubles with each probe that fails, and half
+    /// of it is random. Default 1 s.
+    pub breaker_open_min: Duration,
+    /// The longest time between two probes. Default 30 s.
+    pub breaker_open_max: Duration,
+    /// Calls in a row that end badly at one replica, after which it is left out. Default 5. Never more than half of a
+    /// peer's replicas are.
+    pub ejection_failures: u32,
+    /// How long a replica is left out, times the number of times that it was. Default 1 s.
+    pub ejection_min: Duration,
+    /// The longest time for which a replica is left out, and the time after which its earlier ones are forgotten.
+    /// Default 30 s.
+    pub ejection_max: Duration,
+    /// How often a host name is resolved again, besides when a connection is lost (then at most once in
+    /// `back_off_max`). Default 5 s.
+    pub resolve_every: Duration,
+    /// Addresses of one host name that are connected to; further ones are left alone. Default 64.
+    pub replicas_max: usize,
     /// Connections that one [`crate::serve`] has open; further ones wait in the kernel's backlog. Default 1024.
     pub connections_max: usize,
 }
@@ -80,8 +111,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             payload_bytes_max: 8 << 20,
-            in_flight_max: 4096,
-            in_flight_reserved: 256,
+            in_flight_max: 1024,
+            in_flight_reserved: 128,
             in_flight_bytes_max: 64 << 20,
             bodies_max: 512,
             body_idle_max: Duration::from_secs(60),
@@ -92,6 +123,17 @@ impl Default for Limits {
             drain_max: Duration::from_secs(10),
             back_off_min: Duration::from_millis(20),
             back_off_max: Duration::from_secs(1),
+            drain_wait_max: Duration::from_secs(5),
+            breaker_window: Duration::from_secs(10),
+            breaker_calls_min: 20,
+            breaker_bad_percent: 50,
+            breaker_open_min: Duration::from_secs(1),
+            breaker_open_max: Duration::from_secs(30),
+            ejection_failures: 5,
+            ejection_min: Duration::from_secs(1),
+            ejection_max: Duration::from_secs(30),
+            resolve_every: Duration::from_secs(5),
+            replicas_max: 64,
             connections_max: 1024,
         }
     }

@@ -1,7 +1,7 @@
 //! The calling side, as applications see it.
 //!
-//! Owns the choice among replicas and the places in flight. It never repeats a call: what may be repeated is not
-//! known here.
+//! Owns the places in flight, the waiting for a connection and the breaker; the choice among replicas is made in
+//! `replicas.rs`. It never repeats a call that may have run: what may be repeated is not known here.
 
 use std::{
     fmt,
@@ -9,18 +9,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, Answer, Body, CallFault, Hello, HelloInfo, Limits, NotRun, Priority, Trust,
-    client::{Connection, NotTaken},
-    random,
-    replica::{Replica, Settings, State},
+    Address, Admit, Answer, Body, BreakerState, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
+    ReplicaSnapshot, Resolve, Trust,
+    breaker::{Barred, Breaker, Ending, Pass},
+    client::NotTaken,
+    names, random,
+    replica::Settings,
+    replicas::{Picked, Prospect, Replicas},
 };
 
 /// Calls to one other service, which may have several replicas. Cheap to clone; clones share everything.
@@ -29,18 +33,35 @@ use crate::{
 /// tokio runtime: it starts one task an address, which connects and, when the connection is lost, connects
 /// again after 20 ms, doubling to 1 s, with jitter. The tasks end when the last clone is dropped.
 ///
-/// With several addresses, a call goes to the less busy of two connected replicas chosen at random
-/// (Mitzenmacher, "The power of two choices in randomized load balancing", 2001).
+/// A host name is resolved every [`Limits::resolve_every`] and when a connection is lost. Each address behind it is a
+/// replica; one that is no longer there gets no new calls and finishes those it has.
+///
+/// With several replicas, a call goes to the less busy of two connected ones chosen at random
+/// (Mitzenmacher, "The power of two choices in randomized load balancing", 2001). A replica whose calls fail
+/// while those of others do not is left out for a while ([`Limits::ejection_failures`]). When half of all calls end
+/// badly, a circuit breaker refuses them early ([`Limits::breaker_window`]).
 #[derive(Clone)]
 pub struct Peer {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    replicas: Vec<Arc<Replica>>,
+    replicas: Arc<Replicas>,
     settings: Arc<Settings>,
+    breaker: Mutex<Breaker>,
     in_flight: AtomicUsize,
     started: AtomicBool,
+}
+
+/// What is to be seen of a peer at one moment, for telemetry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub breaker: BreakerState,
+    /// Times that the breaker has opened.
+    pub breaker_opened: u64,
+    /// Calls in flight over all replicas, with those that wait for a connection.
+    pub in_flight: usize,
+    pub replicas: Vec<ReplicaSnapshot>,
 }
 
 impl Drop for Inner {
@@ -94,10 +115,34 @@ impl Drop for Held {
     }
 }
 
+/// One call's leave by the breaker. What is dropped on its way was cancelled by its caller, which says nothing.
+struct Leave<'a> {
+    breaker: &'a Mutex<Breaker>,
+    pass: Pass,
+    ending: Ending,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.breaker.lock().ended(Instant::now(), self.pass, self.ending);
+    }
+}
+
+/// What a call's end says about its peer.
+fn ending_of(outcome: &Result<Answer, CallFault>) -> Ending {
+    match outcome {
+        Ok(_) => Ending::Good,
+        Err(CallFault::Unknown(_) | CallFault::NotRun(NotRun::Deadline)) => Ending::Bad,
+        Err(CallFault::NotRun(NotRun::Rejected(_) | NotRun::QueueFull)) => Ending::Overloaded,
+        // Without a connection, the attempts to make one are the probe.
+        Err(CallFault::NotRun(_)) => Ending::Neutral,
+    }
+}
+
 impl Peer {
-    /// A peer at these addresses; each is a replica of the same service.
+    /// A peer at these addresses; each is a replica of the same service, and so is each address behind a host name.
     pub fn new(addresses: Vec<Address>, hello: Hello, admit: Admit, limits: Limits) -> Self {
-        Self::with(addresses, hello, admit, limits, None)
+        Self::with(names::operating_system(), addresses, hello, admit, limits, None)
     }
 
     /// The same over mutual TLS: the certificate at each address has to be that of `service`. The addresses are TCP.
@@ -109,28 +154,45 @@ impl Peer {
         trust: Trust,
         service: &str,
     ) -> Self {
-        Self::with(addresses, hello, admit, limits, Some((trust, service.to_owned())))
+        let tls = Some((trust, service.to_owned()));
+        Self::with(names::operating_system(), addresses, hello, admit, limits, tls)
+    }
+
+    /// [`Peer::new`] with another way from host names to addresses.
+    pub fn resolved_by(
+        resolve: Resolve,
+        addresses: Vec<Address>,
+        hello: Hello,
+        admit: Admit,
+        limits: Limits,
+    ) -> Self {
+        Self::with(resolve, addresses, hello, admit, limits, None)
     }
 
     fn with(
+        resolve: Resolve,
         addresses: Vec<Address>,
         hello: Hello,
         admit: Admit,
         limits: Limits,
         tls: Option<(Trust, String)>,
     ) -> Self {
+        let limits = Arc::new(limits);
         let settings = Settings {
             hello,
             admit,
             tls,
-            limits: Arc::new(limits),
+            limits: Arc::clone(&limits),
+            resolve,
             changed: watch::Sender::new(()),
+            lost: Notify::new(),
             stop: CancellationToken::new(),
         };
         Self {
             inner: Arc::new(Inner {
-                replicas: addresses.into_iter().map(|address| Arc::new(Replica::new(address))).collect(),
+                replicas: Arc::new(Replicas::new(addresses)),
                 settings: Arc::new(settings),
+                breaker: Mutex::new(Breaker::new(limits, Instant::now(), random::below)),
                 in_flight: AtomicUsize::new(0),
                 started: AtomicBool::new(false),
             }),
@@ -139,9 +201,11 @@ impl Peer {
 
     /// Sends one call and waits for its answer until the deadline.
     ///
-    /// While a connection is being made, it waits for that; between two attempts it fails at once. At most
-    /// [`Limits::in_flight_max`] calls are in flight, the next is refused. Dropping the future, or reaching the deadline, tells
-    /// the callee to drop the call. Each use sends a new call: a repeat is the caller's decision.
+    /// While a connection is being made, it waits for that, and while a replica that said that it goes is awaited, for up to
+    /// [`Limits::drain_wait_max`]; else, between two attempts, it fails at once. What a draining replica did not take
+    /// goes to another. At most [`Limits::in_flight_max`] calls are in flight, the next is refused. Dropping the future,
+    /// or reaching the deadline, tells the callee to drop the call. Each use sends a new call: a repeat is the caller's
+    /// decision.
     ///
     /// # Errors
     ///
@@ -172,47 +236,73 @@ impl Peer {
         deadline: Instant,
         priority: Priority,
         payload: Bytes,
-        mut body: Option<Body>,
+        body: Option<Body>,
     ) -> Result<Answer, CallFault> {
-        let limits = &self.inner.settings.limits;
+        let inner = &*self.inner;
+        let limits = &inner.settings.limits;
         if payload.len() > limits.payload_bytes_max {
             return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.payload_bytes_max }.into());
         }
         let max = limits.in_flight_for(priority);
-        let _place = Place::take_below(&self.inner.in_flight, max).ok_or(NotRun::QueueFull)?;
-        if deadline <= Instant::now() {
+        let _place = Place::take_below(&inner.in_flight, max).ok_or(NotRun::QueueFull)?;
+        let now = Instant::now();
+        if deadline <= now {
             return Err(NotRun::Deadline.into());
         }
+        let pass = inner.breaker.lock().admit(now, priority).map_err(NotRun::from)?;
+        let mut leave = Leave { breaker: &inner.breaker, pass, ending: Ending::Neutral };
+        let outcome = self.send(now, deadline, priority, &payload, body).await;
+        leave.ending = ending_of(&outcome);
+        outcome
+    }
+
+    async fn send(
+        &self,
+        now: Instant,
+        deadline: Instant,
+        priority: Priority,
+        payload: &Bytes,
+        mut body: Option<Body>,
+    ) -> Result<Answer, CallFault> {
+        let Inner { replicas, settings, .. } = &*self.inner;
+        let patience = deadline.min(now + settings.limits.drain_wait_max);
+        let has_body = body.is_some();
         loop {
-            let (replica, connection) = match self.pick() {
+            let (replica, connection) = match replicas.pick() {
                 Some(picked) => picked,
-                None => self.wait_for_connection(deadline, false).await?,
+                None => self.wait_for_connection(deadline, patience, false).await?,
             };
-            let _place = Place::take(&replica.in_flight);
-            match connection.submit(deadline, priority, &payload, &mut body) {
-                Ok(submitted) => {
-                    let mut answer = submitted.outcome().await?;
-                    if let Some(body) = &mut answer.body {
-                        body.hold(Held::new(&self.inner, &replica.in_flight));
-                    }
-                    return Ok(answer);
+            let mut outcome = {
+                let _place = Place::take(&replica.in_flight);
+                match connection.submit(deadline, priority, payload, &mut body) {
+                    Ok(submitted) => submitted.outcome().await,
+                    Err(NotTaken::Full) => Err(NotRun::QueueFull.into()),
+                    Err(NotTaken::Ended(text)) => Err(NotRun::Unreachable(text).into()),
+                    Err(NotTaken::Draining) => Err(NotRun::Unreachable("draining".to_owned()).into()),
                 }
-                Err(NotTaken::Full) => return Err(NotRun::QueueFull.into()),
-                Err(NotTaken::Ended(text)) => return Err(NotRun::Unreachable(text).into()),
-                // Its task is about to replace it: let it, and look again.
-                Err(NotTaken::Draining) => {
-                    if deadline <= Instant::now() {
-                        return Err(NotRun::Deadline.into());
-                    }
-                    tokio::task::yield_now().await;
-                }
+            };
+            if let Ok(Answer { body: Some(body), .. }) = &mut outcome {
+                body.hold(Held::new(&self.inner, &replica.in_flight));
             }
+            let did_not_run =
+                matches!(outcome, Err(CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Rejected(_))));
+            // A body that was handed over cannot be sent again.
+            let is_left = did_not_run
+                && has_body == body.is_some()
+                && (connection.retired.is_cancelled() || connection.is_over());
+            if !is_left || Instant::now() >= patience {
+                replicas.ended(&replica, ending_of(&outcome), settings);
+                return outcome;
+            }
+            // It did not run there, and another connection is about to take the place of this one: look again, once
+            // the task that replaces it has had its turn.
+            tokio::task::yield_now().await;
         }
     }
 
     /// Whether a call would find a connection now.
     pub fn is_connected(&self) -> bool {
-        self.inner.replicas.iter().any(|replica| replica.connection().is_some())
+        self.inner.replicas.all().iter().any(|replica| replica.connection().is_some())
     }
 
     /// Waits until there is a connection, through failed and refused attempts, until the deadline.
@@ -222,22 +312,22 @@ impl Peer {
     /// Why there is none at the deadline: [`NotRun::Refused`], [`NotRun::Unreachable`], or [`NotRun::Deadline`] if the
     /// first attempt has not ended.
     pub async fn connected(&self, deadline: Instant) -> Result<(), CallFault> {
-        if self.pick().is_none() {
-            self.wait_for_connection(deadline, true).await?;
+        if self.inner.replicas.pick().is_none() {
+            self.wait_for_connection(deadline, deadline, true).await?;
         }
         Ok(())
     }
 
     /// Why replicas are not connected at the moment, or `None` if there is nothing to complain about.
     pub fn last_error(&self) -> Option<String> {
-        let errors: Vec<_> = self.inner.replicas.iter().filter_map(|replica| replica.fault()).collect();
-        let errors: Vec<_> = errors.iter().map(NotRun::to_string).collect();
+        let errors: Vec<_> = self.inner.replicas.faults().iter().map(NotRun::to_string).collect();
         (!errors.is_empty()).then(|| errors.join("; "))
     }
 
     /// What the connected replicas said about themselves.
     pub fn replicas(&self) -> Vec<Arc<HelloInfo>> {
-        let connections = self.inner.replicas.iter().filter_map(|replica| replica.connection());
+        let replicas = self.inner.replicas.all();
+        let connections = replicas.iter().filter_map(|replica| replica.connection());
         connections.map(|connection| Arc::clone(&connection.other)).collect()
     }
 
@@ -246,81 +336,69 @@ impl Peer {
         self.inner.in_flight.load(Ordering::Relaxed)
     }
 
+    /// The breaker and every replica, for telemetry.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let (breaker, breaker_opened) = {
+            let breaker = self.inner.breaker.lock();
+            (breaker.state(), breaker.opened())
+        };
+        Snapshot {
+            breaker,
+            breaker_opened,
+            in_flight: self.in_flight(),
+            replicas: self.inner.replicas.all().iter().map(|replica| replica.snapshot(now)).collect(),
+        }
+    }
+
     fn start(&self) {
-        if self.inner.started.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        for replica in &self.inner.replicas {
-            tokio::spawn(Arc::clone(replica).maintain(Arc::clone(&self.inner.settings)));
+        if !self.inner.started.swap(true, Ordering::Relaxed) {
+            self.inner.replicas.start(&self.inner.settings);
         }
     }
 
-    /// A connected replica, by two random choices.
-    fn pick(&self) -> Option<(&Replica, Arc<Connection>)> {
-        let replicas = &self.inner.replicas;
-        let found = |replica: &'_ Arc<Replica>| replica.connection().filter(|c| !c.retired.is_cancelled());
-        if let [only] = &replicas[..] {
-            return found(only).map(|connection| (&**only, connection));
-        }
-        let up: Vec<_> = replicas.iter().filter_map(|replica| Some((&**replica, found(replica)?))).collect();
-        let first = random::below(up.len());
-        // The second choice is among the others.
-        let second = (first + 1 + random::below(up.len().saturating_sub(1))) % up.len().max(1);
-        let busy = |at: usize| up.get(at).map(|(replica, _)| replica.in_flight.load(Ordering::Relaxed));
-        let chosen = if busy(second) < busy(first) { second } else { first };
-        up.into_iter().nth(chosen)
-    }
-
-    /// Waits for an attempt that is under way; with `through_failures`, also for those to come.
+    /// Waits for an attempt that is under way, and until `patience` for a replica that said that it goes; with
+    /// `through_failures`, also for attempts to come.
     async fn wait_for_connection(
         &self,
         deadline: Instant,
+        patience: Instant,
         through_failures: bool,
-    ) -> Result<(&Replica, Arc<Connection>), CallFault> {
+    ) -> Result<Picked, CallFault> {
         self.start();
-        let mut changed = self.inner.settings.changed.subscribe();
+        let Inner { replicas, settings, .. } = &*self.inner;
+        let mut changed = settings.changed.subscribe();
         loop {
-            if let Some(picked) = self.pick() {
+            if let Some(picked) = replicas.pick() {
                 return Ok(picked);
             }
-            let under_way = self
-                .inner
-                .replicas
-                .iter()
-                .any(|replica| matches!(replica.state(), State::Connecting | State::Up(_)));
-            if !under_way && !through_failures {
-                return Err(self.why_not().into());
-            }
-            if tokio::time::timeout_at(deadline.into(), changed.changed()).await.is_err() {
-                return Err(if through_failures { self.why_not() } else { NotRun::Deadline }.into());
+            let until = match replicas.prospect(Instant::now()) {
+                _ if through_failures => deadline,
+                Prospect::UnderWay => deadline,
+                Prospect::Until(until) if Instant::now() < patience => until.min(patience),
+                Prospect::Until(_) | Prospect::None => return Err(replicas.why_not().into()),
+            };
+            if tokio::time::timeout_at(until.into(), changed.changed()).await.is_err() && until == deadline {
+                return Err(if through_failures { replicas.why_not() } else { NotRun::Deadline }.into());
             }
         }
     }
+}
 
-    /// The refusal of a replica that was reached says more than the silence of one that was not.
-    fn why_not(&self) -> NotRun {
-        let mut why = if self.inner.replicas.is_empty() {
-            NotRun::Unreachable("no address".to_owned())
-        } else {
-            NotRun::Deadline
-        };
-        for replica in &self.inner.replicas {
-            match replica.fault() {
-                Some(fault @ NotRun::Refused(_)) => return fault,
-                Some(fault) => why = fault,
-                None => {}
-            }
+impl From<Barred> for NotRun {
+    fn from(barred: Barred) -> Self {
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        match barred {
+            Barred::Open { retry_after } => Self::CircuitOpen { retry_after_ms: ms(retry_after) },
+            Barred::Throttled { retry_after } => Self::HeldBack { retry_after_ms: ms(retry_after) },
         }
-        why
     }
 }
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<_> =
-            self.inner.replicas.iter().map(|replica| replica.address.to_string()).collect();
         f.debug_struct("Peer")
-            .field("addresses", &addresses)
+            .field("addresses", &self.inner.replicas.addresses())
             .field("connected", &self.is_connected())
             .finish()
     }

@@ -291,7 +291,11 @@ impl Reader {
                 }
                 Kind::Pong => frame.expect_empty()?,
                 Kind::Goaway => {
-                    connection.state.lock().draining = Some(frame.text());
+                    let text = frame.text();
+                    let mut state = connection.state.lock();
+                    state.announced |= text == frame::DRAINING;
+                    state.draining = Some(text);
+                    drop(state);
                     connection.retired.cancel();
                 }
                 Kind::Challenge | Kind::Hello | Kind::Refused | Kind::Call | Kind::Cancel | Kind::Void => {

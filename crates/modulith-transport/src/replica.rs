@@ -3,23 +3,34 @@
 //! Owns connecting, back-off, and the state that callers look at. It carries no calls; `client.rs` does.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, ConnectionError, Hello, Limits, NotRun, Stream, Trust, client::Connection, handshake,
-    random, reader::Reader,
+    Address, Admit, ConnectionError, Hello, Limits, NotRun, Resolve, Stream, Trust, client::Connection,
+    ejection::Ejection, handshake, random, reader::Reader,
 };
 
 pub(crate) struct Replica {
     pub(crate) address: Address,
+    /// The host name that led here, if one did.
+    pub(crate) name: Option<String>,
     /// Calls that wait for an answer from here.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(crate) ejection: Mutex<Ejection>,
+    /// Fires when the name no longer leads here: no new calls, those that run are finished.
+    pub(crate) leave: CancellationToken,
     state: Mutex<State>,
     /// Why there was no connection, until there is one again.
     fault: Mutex<Option<NotRun>>,
@@ -31,7 +42,22 @@ pub(crate) enum State {
     Connecting,
     Up(Arc<Connection>),
     /// The last attempt failed or the connection was lost; the next attempt comes after the back-off.
-    Down(NotRun),
+    Down {
+        fault: NotRun,
+        /// It said that it goes, and until then its successor is worth waiting for.
+        awaited_until: Option<Instant>,
+    },
+}
+
+/// What is to be seen of one replica, for telemetry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaSnapshot {
+    pub address: Address,
+    /// Takes new calls.
+    pub is_connected: bool,
+    /// Left out for a while, because calls to it failed.
+    pub is_ejected: bool,
+    pub in_flight: usize,
 }
 
 /// What the replicas of one peer share.
@@ -41,17 +67,23 @@ pub(crate) struct Settings {
     /// Mutual TLS, and the service that the certificate has to name.
     pub(crate) tls: Option<(Trust, String)>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) resolve: Resolve,
     /// Marked at each change of a replica's state.
     pub(crate) changed: watch::Sender<()>,
+    /// Told when a connection is lost: its name may lead elsewhere by now.
+    pub(crate) lost: Notify,
     /// Fires when the last clone of the peer is gone.
     pub(crate) stop: CancellationToken,
 }
 
 impl Replica {
-    pub(crate) fn new(address: Address) -> Self {
+    pub(crate) fn new(address: Address, name: Option<String>) -> Self {
         Self {
             address,
+            name,
             in_flight: Arc::default(),
+            ejection: Mutex::default(),
+            leave: CancellationToken::new(),
             state: Mutex::new(State::Connecting),
             fault: Mutex::new(None),
         }
@@ -64,8 +96,13 @@ impl Replica {
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
         match &*self.state.lock() {
             State::Up(connection) => Some(Arc::clone(connection)),
-            State::Connecting | State::Down(_) => None,
+            State::Connecting | State::Down { .. } => None,
         }
+    }
+
+    /// The connection, if it takes new calls.
+    pub(crate) fn usable(&self) -> Option<Arc<Connection>> {
+        self.connection().filter(|connection| !connection.retired.is_cancelled())
     }
 
     /// What went wrong last, if nothing has gone right since.
@@ -73,29 +110,46 @@ impl Replica {
         self.fault.lock().clone()
     }
 
+    pub(crate) fn snapshot(&self, now: Instant) -> ReplicaSnapshot {
+        ReplicaSnapshot {
+            address: self.address.clone(),
+            is_connected: self.usable().is_some(),
+            is_ejected: self.ejection.lock().is_out(now),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+        }
+    }
+
     fn set(&self, state: State, settings: &Settings) {
         match &state {
             State::Connecting => {}
             State::Up(_) => *self.fault.lock() = None,
-            State::Down(fault) => *self.fault.lock() = Some(fault.clone()),
+            State::Down { fault, .. } => *self.fault.lock() = Some(fault.clone()),
         }
         *self.state.lock() = state;
         settings.changed.send_replace(());
     }
 
-    /// Keeps connecting until the peer is dropped.
+    /// Keeps connecting until the peer is dropped or the replica is left.
     pub(crate) async fn maintain(self: Arc<Self>, settings: Arc<Settings>) {
         let stopped = settings.stop.clone();
         // Dropping an attempt in its middle closes its socket, which is all there is to clean up.
-        stopped.run_until_cancelled(self.connect_for_ever(&settings)).await;
+        let connected = self.leave.run_until_cancelled(self.connect_for_ever(&settings));
+        stopped.run_until_cancelled(connected).await;
         if let Some(connection) = self.connection() {
-            connection.close();
+            if stopped.is_cancelled() {
+                connection.close();
+            } else {
+                connection.drain("its name no longer leads there");
+            }
         }
-        self.set(State::Down(NotRun::Unreachable("this peer was dropped".to_owned())), &settings);
+        let fault = NotRun::Unreachable("this peer was dropped".to_owned());
+        self.set(State::Down { fault, awaited_until: None }, &settings);
     }
 
     async fn connect_for_ever(&self, settings: &Settings) {
-        let mut back_off = BackOff::new(&settings.limits);
+        let limits = &settings.limits;
+        let mut back_off = BackOff::new(limits);
+        let mut awaited_until = None;
         loop {
             self.set(State::Connecting, settings);
             match self.connect(settings).await {
@@ -106,24 +160,38 @@ impl Replica {
                     tokio::spawn(reader.run());
                     self.set(State::Up(Arc::clone(&connection)), settings);
                     connection.retired.cancelled().await;
+                    settings.lost.notify_waiters();
                     let (text, announced) = connection.retirement();
                     tracing::debug!(address = %self.address, reason = %text, "connection retired");
+                    awaited_until = announced.then(|| Instant::now() + limits.drain_wait_max);
+                    let fault = NotRun::Unreachable(text);
                     // A connection that ends as soon as it is made says that the other side is not well.
-                    if since.elapsed() >= settings.limits.back_off_max {
+                    if since.elapsed() >= limits.back_off_max {
                         back_off.reset();
                         if announced {
                             continue;
                         }
+                        // It worked until just now: whoever calls waits for the next attempt.
+                        *self.fault.lock() = Some(fault);
+                        self.set(State::Connecting, settings);
+                    } else {
+                        self.set(State::Down { fault, awaited_until }, settings);
                     }
-                    self.set(State::Down(NotRun::Unreachable(text)), settings);
                 }
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "no connection");
+                    if error.is_draining() {
+                        awaited_until.get_or_insert_with(|| Instant::now() + limits.drain_wait_max);
+                    }
                     let text = format!("{}: {error}", self.address);
                     let fault =
                         if error.is_refusal() { NotRun::Refused(text) } else { NotRun::Unreachable(text) };
-                    self.set(State::Down(fault), settings);
+                    self.set(State::Down { fault, awaited_until }, settings);
                 }
+            }
+            if awaited_until.is_some_and(|until| Instant::now() < until) {
+                // Callers wait for the successor, so it is looked for at the shortest interval.
+                back_off.reset();
             }
             tokio::time::sleep(back_off.next()).await;
         }
@@ -144,22 +212,22 @@ impl Replica {
 
 /// Waits that double from the least to the most; half of each is random, so that callers of a process that
 /// restarts do not return in step.
-struct BackOff {
+pub(crate) struct BackOff {
     min: Duration,
     max: Duration,
     next: Duration,
 }
 
 impl BackOff {
-    fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self { min: limits.back_off_min, max: limits.back_off_max, next: limits.back_off_min }
     }
 
-    fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.min;
     }
 
-    fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.max);
         let half = (wait / 2).as_micros() as usize;

@@ -2,10 +2,15 @@
 //!
 //! Owns the interface of a handler and the accept loop. One task a connection runs everything; `serving.rs` has it.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak, atomic::AtomicUsize},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +61,25 @@ where
     }
 }
 
+/// The calls that run for each calling service, over all its connections. Clones share them.
+#[derive(Clone, Default)]
+struct Callers(Arc<Mutex<HashMap<String, Weak<AtomicUsize>>>>);
+
+impl Callers {
+    /// The count of one service; it lasts as long as one of its connections.
+    fn running(&self, service: &str) -> Arc<AtomicUsize> {
+        let mut callers = self.0.lock();
+        if let Some(running) = callers.get(service).and_then(Weak::upgrade) {
+            return running;
+        }
+        // No more names than connections are kept.
+        callers.retain(|_, running| running.strong_count() > 0);
+        let running = Arc::default();
+        callers.insert(service.to_owned(), Arc::downgrade(&running));
+        running
+    }
+}
+
 /// Serves one connection, from its preface to its end.
 ///
 /// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those
@@ -67,15 +91,28 @@ where
 ///
 /// Why the connection ended, unless the other side closed it between frames, which is the usual end.
 pub async fn serve_connection(
-    mut stream: Stream,
+    stream: Stream,
     hello: Hello,
     admit: Admit,
     limits: Limits,
     handler: Arc<dyn Handler>,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
+    serve_one(stream, hello, admit, limits, handler, shutdown, &Callers::default()).await
+}
+
+async fn serve_one(
+    mut stream: Stream,
+    hello: Hello,
+    admit: Admit,
+    limits: Limits,
+    handler: Arc<dyn Handler>,
+    shutdown: CancellationToken,
+    callers: &Callers,
+) -> Result<(), ConnectionError> {
     let opened = handshake::serve(&mut stream, &hello, &admit, &limits, || shutdown.is_cancelled()).await?;
-    Serving::new(stream, opened, limits, handler).run(shutdown).await
+    let running = callers.running(&opened.other.service);
+    Serving::new(stream, opened, limits, handler, running).run(shutdown).await
 }
 
 /// What [`serve`] does with a connection that speaks HTTP: the future that serves it.
@@ -84,6 +121,7 @@ pub type HttpTask = Arc<dyn Fn(Stream) -> BoxFuture<'static, ()> + Send + Sync>;
 /// Accepts connections and serves each on a task of its own, until `shutdown` fires; then stops listening and returns
 /// when the last of them has ended.
 ///
+/// A calling service has at most [`Limits::in_flight_max`] calls running over all its connections.
 /// At most [`Limits::connections_max`] are open, of both protocols together. Without `http`, a connection that does not
 /// speak frames is closed. Before either protocol comes what the listener asks for: TLS, or the right user at a Unix
 /// socket; each step has [`Limits::handshake_max`]. Dropping this future leaves the connections' tasks running.
@@ -96,6 +134,7 @@ pub async fn serve(
     http: Option<HttpTask>,
     shutdown: CancellationToken,
 ) {
+    let callers = Callers::default();
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let accept_all = async {
         // The semaphore is never closed, so the loop ends only by the shutdown around it.
@@ -111,7 +150,7 @@ pub async fn serve(
             };
             let (hello, admit, limits) = (hello.clone(), Arc::clone(&admit), limits.clone());
             let (handler, http, shutdown) = (Arc::clone(&handler), http.clone(), shutdown.clone());
-            let guard = listener.guard.clone();
+            let (guard, callers) = (listener.guard.clone(), callers.clone());
             tokio::spawn(async move {
                 let _place = place;
                 let (stream, protocol) = match guard.enter(stream, limits.handshake_max).await {
@@ -127,7 +166,8 @@ pub async fn serve(
                 };
                 match (protocol, http) {
                     (Protocol::Frames, _) => {
-                        let served = serve_connection(stream, hello, admit, limits, handler, shutdown).await;
+                        let served =
+                            serve_one(stream, hello, admit, limits, handler, shutdown, &callers).await;
                         if let Err(error) = served {
                             tracing::warn!(%error, "connection ended");
                         }

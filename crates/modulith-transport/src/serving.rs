@@ -12,7 +12,10 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -37,6 +40,9 @@ use crate::{
     stream::{ReadHalf, WriteHalf, poll_read},
 };
 
+/// When a call that found everything full may come again.
+const FULL_RETRY_MS: u32 = 50;
+
 /// Reads in one go before others get their turn.
 const READS_MAX: usize = 8;
 
@@ -55,6 +61,8 @@ pub(crate) struct Serving {
     by_id: HashMap<u64, AbortHandle>,
     /// Payload bytes of the calls that run.
     payload_bytes: usize,
+    /// The calls that run for the same caller, over all its connections.
+    running: Arc<AtomicUsize>,
     receiving: Receiving<Head>,
     sending: Sending,
     asked: Asked,
@@ -75,7 +83,24 @@ type Answering = BoxFuture<'static, Result<Reply, Rejection>>;
 struct Running {
     id: u64,
     payload_bytes: usize,
+    _place: Place,
     future: Abortable<CatchUnwind<AssertUnwindSafe<Answering>>>,
+}
+
+/// One of the caller's places, given back on drop.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Ended {
@@ -95,7 +120,13 @@ impl Future for Running {
 }
 
 impl Serving {
-    pub(crate) fn new(stream: Stream, opened: Opened, limits: Limits, handler: Arc<dyn Handler>) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        opened: Opened,
+        limits: Limits,
+        handler: Arc<dyn Handler>,
+        running: Arc<AtomicUsize>,
+    ) -> Self {
         let (read, write) = stream.split();
         let (keep_alive, rounds) = (KeepAlive::new(&limits), Rounds::new(&limits));
         Self {
@@ -111,6 +142,7 @@ impl Serving {
             calls: FuturesUnordered::new(),
             by_id: HashMap::new(),
             payload_bytes: 0,
+            running,
             receiving: Receiving::new(),
             sending: Sending::default(),
             asked: Asked::default(),
@@ -124,7 +156,7 @@ impl Serving {
         let mut told = pin!(shutdown.cancelled());
         let ended = poll_fn(|cx| {
             if self.draining.is_none() && told.as_mut().poll(cx).is_ready() {
-                frame::put_text(&mut self.out, Kind::Goaway, 0, "draining");
+                frame::put_text(&mut self.out, Kind::Goaway, 0, frame::DRAINING);
                 self.draining = Some(Box::pin(tokio::time::sleep(self.limits.drain_max)));
             }
             self.poll(cx)
@@ -290,12 +322,12 @@ impl Serving {
             return Some(Rejection::new(text));
         }
         // A call is in flight from the first part of its payload to the last piece of its answer.
-        let calls = self.calls.len() + self.receiving.payloads() + self.sending.len();
+        let calls = self.running.load(Ordering::Relaxed) + self.receiving.payloads() + self.sending.len();
         let held = self.payload_bytes + self.receiving.payload_bytes();
         let reason = if self.draining.is_some() {
-            "draining"
+            frame::DRAINING
         } else if calls >= limits.in_flight_for(priority) {
-            "too many calls in flight"
+            "too many calls of this caller in flight"
         } else if held > 0 && held + payload_bytes > limits.in_flight_bytes_max {
             "too many bytes in flight"
         } else if is_streamed && self.receiving.bodies() >= limits.bodies_max {
@@ -303,7 +335,7 @@ impl Serving {
         } else {
             return None;
         };
-        Some(Rejection::new(reason))
+        Some(Rejection::retry_after(reason, FULL_RETRY_MS))
     }
 
     fn run_call(&mut self, id: u64, head: Head, payload: Bytes, body: Option<BodyReader>) {
@@ -322,7 +354,8 @@ impl Serving {
                 self.by_id.insert(id, handle);
                 self.payload_bytes += payload_bytes;
                 let future = Abortable::new(AssertUnwindSafe(future).catch_unwind(), registration);
-                self.calls.push(Running { id, payload_bytes, future });
+                let _place = Place::take(&self.running);
+                self.calls.push(Running { id, payload_bytes, _place, future });
             }
             Err(panic) => self.answer(id, Err(panic)),
         }

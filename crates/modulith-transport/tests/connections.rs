@@ -70,7 +70,9 @@ async fn a_drain_loses_no_call() {
             None,
             shutdown.clone(),
         ));
-        let peer = wire.peer(&address);
+        // Nobody comes after it, so nobody is waited for.
+        let limits = Limits { drain_wait_max: Duration::ZERO, ..Limits::default() };
+        let peer = wire.peer_with(&address, limits);
         let mut callers = JoinSet::new();
         for _ in 0..32 {
             let peer = peer.clone();
@@ -250,7 +252,8 @@ async fn frames_and_http_share_a_port() {
         Some(http),
         shutdown.clone(),
     ));
-    let peer = peer(&address);
+    let limits = Limits { drain_wait_max: Duration::ZERO, ..Limits::default() };
+    let peer = peer_with(&address, limits);
     // More connections than may be open at once: each takes the place of the one before it.
     for _ in 0..4 {
         let mut browser = modulith_transport::Stream::connect(&address).await.expect("a listener");

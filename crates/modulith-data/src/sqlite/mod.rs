@@ -9,6 +9,7 @@ mod file;
 mod guard;
 mod memory;
 mod reader;
+mod shed;
 mod statements;
 mod work;
 mod writer;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::error::described;
 use super::guard::Guard;
+use super::shed::{Shed, Shedding};
 use super::statements::{Prepared, Rights};
 use super::work::{Hooks, Ran, TakenBack, WriteSession, control, not_run, run_work};
 use crate::session::Session;
@@ -32,11 +33,44 @@ pub struct WriterLimits {
     pub batch_max: usize,
     /// A batch takes no further work after this time. Default 5 ms.
     pub batch_time_max: Duration,
+    /// How long work may wait for the writer while there is always more of it. Default 50 ms, several batches.
+    /// Twice the time of a batch counts if that is longer.
+    pub wait_target: Duration,
+    /// How long even the shortest wait has to be above the target until new work is refused at once, as *not run,
+    /// overloaded*. Default 500 ms.
+    pub wait_interval: Duration,
+}
+
+/// What the writer has done and has before it, for telemetry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterSeen {
+    /// Pieces of work in the queue.
+    pub waiting: usize,
+    /// Those of them that go first: undo, seal and the ends of sagas.
+    pub waiting_reserved: usize,
+    /// Batches begun since the database was opened.
+    pub batches: u64,
+    /// Pieces of work in these.
+    pub work: u64,
+    /// How long the work that came last before the last batch had waited when that began.
+    pub last_wait: Duration,
+    /// New work is refused because the queue stays long.
+    pub is_shedding: bool,
+    /// Work that was refused a place in the queue, since the start.
+    pub shed: u64,
+    /// Work that was dropped unstarted because it was too late, or nobody waited for it any more, since the start.
+    pub late: u64,
 }
 
 impl Default for WriterLimits {
     fn default() -> Self {
-        Self { queue_max: 8_192, batch_max: 512, batch_time_max: Duration::from_millis(5) }
+        Self {
+            queue_max: 8_192,
+            batch_max: 512,
+            batch_time_max: Duration::from_millis(5),
+            wait_target: Duration::from_millis(50),
+            wait_interval: Duration::from_millis(500),
+        }
     }
 }
 
@@ -51,23 +85,15 @@ pub(super) struct Queue {
     broken: OnceLock<String>,
 }
 
-/// What the writer has done and has before it, for telemetry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WriterSeen {
-    /// Pieces of work in the queue.
-    pub waiting: usize,
-    /// Batches begun since the database was opened.
-    pub batches: u64,
-    /// Pieces of work in these.
-    pub work: u64,
-}
-
-#[derive(Default)]
 struct QueueState {
     /// Undo, seal and the ends of sagas, which must not wait behind new work.
     reserved: VecDeque<Box<dyn Job>>,
     ordinary: VecDeque<Box<dyn Job>>,
     stopping: bool,
+    shedding: Shedding,
+    last_wait: Duration,
+    shed: u64,
+    late: u64,
 }
 
 /// Whether work may use the part of the queue that new work cannot fill.
@@ -80,6 +106,7 @@ pub(super) enum Urgency {
 trait Job: Send {
     fn run(&mut self, session: &mut dyn Session) -> Result<(), Fault>;
     fn deadline(&self) -> Option<Instant>;
+    fn queued_at(&self) -> Instant;
     /// Nobody waits for the answer any more.
     fn is_abandoned(&self) -> bool;
     fn finish(self: Box<Self>, fate: Result<(), CallFault>);
@@ -88,6 +115,7 @@ trait Job: Send {
 struct Work<T, F> {
     work: F,
     deadline: Option<Instant>,
+    queued_at: Instant,
     answer: Option<T>,
     reply: oneshot::Sender<Result<T, CallFault>>,
 }
@@ -100,6 +128,10 @@ impl<T: Send, F: FnMut(&mut dyn Session) -> Result<T, Fault> + Send> Job for Wor
 
     fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    fn queued_at(&self) -> Instant {
+        self.queued_at
     }
 
     fn is_abandoned(&self) -> bool {
@@ -123,8 +155,17 @@ impl<T: Send, F: FnMut(&mut dyn Session) -> Result<T, Fault> + Send> Job for Wor
 
 impl Queue {
     pub(super) fn new(limits: WriterLimits) -> Self {
+        let state = QueueState {
+            reserved: VecDeque::new(),
+            ordinary: VecDeque::new(),
+            stopping: false,
+            shedding: Shedding::new(limits.wait_target, limits.wait_interval),
+            last_wait: Duration::ZERO,
+            shed: 0,
+            late: 0,
+        };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             wake: Condvar::new(),
             limits,
             batches: AtomicU64::new(0),
@@ -135,10 +176,16 @@ impl Queue {
 
     pub(super) fn seen(&self) -> WriterSeen {
         let state = self.state.lock();
-        let waiting = state.reserved.len() + state.ordinary.len();
-        drop(state);
-        let (batches, work) = (self.batches.load(Ordering::Relaxed), self.work.load(Ordering::Relaxed));
-        WriterSeen { waiting, batches, work }
+        WriterSeen {
+            waiting: state.reserved.len() + state.ordinary.len(),
+            waiting_reserved: state.reserved.len(),
+            batches: self.batches.load(Ordering::Relaxed),
+            work: self.work.load(Ordering::Relaxed),
+            last_wait: state.last_wait,
+            is_shedding: state.shedding.is_standing(),
+            shed: state.shed,
+            late: state.late,
+        }
     }
 
     pub(super) fn push<T: Send + 'static>(
@@ -148,7 +195,8 @@ impl Queue {
         work: impl FnMut(&mut dyn Session) -> Result<T, Fault> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, CallFault>>, NotRun> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Work { work, deadline, answer: None, reply });
+        let queued_at = Instant::now();
+        let job = Box::new(Work { work, deadline, queued_at, answer: None, reply });
         let mut state = self.state.lock();
         self.expect_whole()?;
         if state.stopping {
@@ -156,11 +204,10 @@ impl Queue {
         }
         match urgency {
             Urgency::Reserved => state.reserved.push_back(job),
-            Urgency::Ordinary if state.ordinary.len() >= self.limits.queue_max => {
-                let detail = format!("{} pieces of work wait for the writer", self.limits.queue_max);
-                return Err(NotRun::new(NotRunReason::Overloaded, detail));
+            Urgency::Ordinary => {
+                self.expect_room(&mut state, queued_at, deadline)?;
+                state.ordinary.push_back(job);
             }
-            Urgency::Ordinary => state.ordinary.push_back(job),
         }
         let idle = state.reserved.len() + state.ordinary.len() == 1;
         drop(state);
@@ -168,6 +215,37 @@ impl Queue {
             self.wake.notify_one();
         }
         Ok(answer)
+    }
+
+    /// A place for new work, or why there is none.
+    fn expect_room(
+        &self,
+        state: &mut QueueState,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<(), NotRun> {
+        let waiting = state.ordinary.len();
+        let (detail, retry_after) = if waiting >= self.limits.queue_max {
+            (format!("{waiting} pieces of work wait for the writer"), self.limits.wait_target)
+        } else {
+            match state.shedding.admit(now, waiting, deadline) {
+                Ok(()) => return Ok(()),
+                Err(Shed::Standing { retry_after }) => (
+                    format!("{waiting} pieces of work wait for the writer, and it does not catch up"),
+                    retry_after,
+                ),
+                Err(Shed::TooLate { retry_after }) => {
+                    let waits = retry_after.as_millis();
+                    (
+                        format!("it would wait {waits} ms for the writer, which is beyond its deadline"),
+                        retry_after,
+                    )
+                }
+            }
+        };
+        state.shed += 1;
+        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).max(1);
+        Err(NotRun::new(NotRunReason::Overloaded, detail).retry_after_ms(retry_after_ms))
     }
 
     /// The writer finishes what waits and ends.
@@ -197,9 +275,32 @@ impl Queue {
             self.wake.wait(&mut state);
         }
         batch.append(&mut state.reserved);
-        let room = self.limits.batch_max.saturating_sub(batch.len()).min(state.ordinary.len());
-        batch.extend(state.ordinary.drain(..room));
+        // What comes too late is not to take the room of what does not; the oldest are looked at first.
+        let useful_from = state.shedding.useful_from(Instant::now());
+        let mut late = Vec::new();
+        while batch.len() < self.limits.batch_max
+            && let Some(job) = state.ordinary.pop_front()
+        {
+            match too_late(&*job, useful_from) {
+                None => batch.push_back(job),
+                Some(why) => late.push((job, why)),
+            }
+        }
+        state.late += late.len() as u64;
+        drop(state);
+        for (job, why) in late {
+            job.finish(Err(why.into()));
+        }
         true
+    }
+
+    /// Takes note of a batch that stands.
+    fn committed(&self, began: Instant, ran: &[(Box<dyn Job>, Ran)], is_full: bool) {
+        let Some((youngest, _)) = ran.last() else { return };
+        let youngest_wait = began.saturating_duration_since(youngest.queued_at());
+        let mut state = self.state.lock();
+        state.last_wait = youngest_wait;
+        state.shedding.committed(began, Instant::now(), ran.len(), is_full, youngest_wait);
     }
 
     fn put_back(&self, jobs: impl DoubleEndedIterator<Item = Box<dyn Job>>) {
@@ -229,9 +330,12 @@ pub(super) fn run(connection: Connection, guard: &Guard, queue: &Queue) {
     let prepared = Prepared::new(connection);
     let (mut batch, mut careful) = (VecDeque::new(), 0);
     while queue.take(&mut batch) {
-        queue.batches.fetch_add(1, Ordering::Relaxed);
-        queue.work.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        commit(&prepared, guard, queue, &mut batch, &mut careful);
+        // Everything may have come too late.
+        if !batch.is_empty() {
+            queue.batches.fetch_add(1, Ordering::Relaxed);
+            queue.work.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            commit(&prepared, guard, queue, &mut batch, &mut careful);
+        }
     }
 }
 
@@ -252,6 +356,7 @@ fn commit(
 ) {
     let connection = prepared.connection();
     let mut ran: Vec<(Box<dyn Job>, Ran)> = Vec::with_capacity(batch.len());
+    let mut is_full = batch.len() >= queue.limits.batch_max;
     'batch: loop {
         if let Err(error) = control(connection, "BEGIN IMMEDIATE") {
             let reason = format!("cannot begin: {}", described(connection, &error));
@@ -305,6 +410,7 @@ fn commit(
             ran.push((job, outcome));
             if began.elapsed() > queue.limits.batch_time_max && !batch.is_empty() {
                 queue.put_back(batch.drain(..));
+                is_full = true;
             }
         }
         *careful = if session.took_back() { CAREFUL_BATCHES } else { careful.saturating_sub(1) };
@@ -312,7 +418,10 @@ fn commit(
             answer(ran.drain(..), || Ok(()));
         }
         return match control(connection, "COMMIT") {
-            Ok(()) => answer(ran.into_iter(), || Ok(())),
+            Ok(()) => {
+                queue.committed(began, &ran, is_full);
+                answer(ran.into_iter(), || Ok(()));
+            }
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
                 // The commit frame was not written: certainly not run.
                 let _ = control(connection, "ROLLBACK");
@@ -357,12 +466,19 @@ fn is_passing(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> Ran {
-    if job.deadline().is_some_and(|deadline| deadline < now) {
-        return not_run(NotRun::new(NotRunReason::Deadline, "the deadline passed in the writer's queue"));
+/// Why work need not be begun.
+fn too_late(job: &dyn Job, useful_from: Instant) -> Option<NotRun> {
+    if job.deadline().is_some_and(|deadline| deadline < useful_from) {
+        return Some(NotRun::new(NotRunReason::Deadline, "the deadline passed in the writer's queue"));
     }
-    if job.is_abandoned() {
-        return not_run(NotRun::new(NotRunReason::Deadline, "the caller left before it began"));
+    let why = "the caller left before it began";
+    job.is_abandoned().then(|| NotRun::new(NotRunReason::Deadline, why))
+}
+
+fn run_one(session: &mut WriteSession<'_>, job: &mut dyn Job, now: Instant) -> Ran {
+    // Looked at again, since a batch may be run again.
+    if let Some(why) = too_late(job, now) {
+        return not_run(why);
     }
     run_work(session, |session| job.run(session))
 }

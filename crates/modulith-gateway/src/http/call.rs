@@ -51,7 +51,7 @@ impl From<RefusalRecord> for Problem {
 impl From<NotRun> for Problem {
     fn from(not_run: NotRun) -> Self {
         let request_id = &*Context::current().request_id;
-        let NotRun { reason, detail } = &not_run;
+        let NotRun { reason, detail, retry_after_ms } = &not_run;
         match reason {
             NotRunReason::Fault | NotRunReason::Panicked | NotRunReason::Incompatible => {
                 tracing::error!(request_id, ?reason, detail, "call not run");
@@ -67,8 +67,10 @@ impl From<NotRun> for Problem {
             }
         }
         match reason {
-            NotRunReason::Unavailable | NotRunReason::Stopping => Problem::unavailable("service-unavailable"),
-            NotRunReason::Overloaded => Problem::unavailable("overloaded"),
+            NotRunReason::Unavailable | NotRunReason::Stopping => {
+                Problem::unavailable_for("service-unavailable", *retry_after_ms)
+            }
+            NotRunReason::Overloaded => Problem::unavailable_for("overloaded", *retry_after_ms),
             NotRunReason::Fault | NotRunReason::Panicked | NotRunReason::Incompatible => {
                 Problem::unavailable("unavailable")
             }

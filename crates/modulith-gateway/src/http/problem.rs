@@ -147,9 +147,15 @@ impl Problem {
 
     /// 503 with `Retry-After: 1`: certainly not done.
     pub(crate) fn unavailable(code: &'static str) -> Self {
+        Self::unavailable_for(code, None)
+    }
+
+    /// The same with the hint of whoever declined, in whole seconds and never too early.
+    pub(crate) fn unavailable_for(code: &'static str, retry_after_ms: impl Into<Option<u32>>) -> Self {
+        let seconds = retry_after_ms.into().unwrap_or(0).div_ceil(1000).max(1);
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "Not available at the moment")
             .detail("Nothing was done. Trying again is safe.")
-            .retry_after(1)
+            .retry_after(seconds)
     }
 
     /// 504 of a request that certainly did nothing.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Trace, Unknown, UnknownReason, decode};
+use modulith_core::{
+    CallFault, Context, Fault, NotRun, NotRunReason, Repeats, Trace, Unknown, UnknownReason, decode,
+};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
 use modulith_gateway::Backend;
 use modulith_transport::{BodyReader, Handled, Handler, HelloInfo, Incoming, Rejection};
@@ -79,7 +81,10 @@ impl Answers {
             Ask::Query if !method.is_heavy() => {
                 Handled::Now(seen.span.in_scope(|| seen.answered(&self.hosted.query(&method, &request))))
             }
-            Ask::Query => later(seen, async move { hosted.heavy_query(method, request).await }),
+            Ask::Query => {
+                let deadline = call.deadline;
+                later(seen, async move { hosted.heavy_query(deadline, method, request).await })
+            }
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
@@ -89,7 +94,13 @@ impl Answers {
             }
             Ask::Effect => {
                 let context = context(head, call);
-                later(seen, async move { hosted.call_effect(method, request, context).await })
+                // What it says about overload is said of the outside world, not of this service.
+                let span = seen.span.clone();
+                let answer = async move {
+                    let told = hosted.call_effect(method, request, context).await;
+                    seen.answered(&told).map(Into::into)
+                };
+                Handled::Later(Box::pin(answer.instrument(span)))
             }
             Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
@@ -131,10 +142,13 @@ fn undeclared(peer: &HelloInfo, contract: &str) -> String {
     format!("service `{service}` calls contract `{contract}` and none of its modules declared that need")
 }
 
-fn context(head: Head<'_>, call: &Incoming) -> Context {
+/// The context of another service's call: its deadline is inherited as what was left of it when it was sent.
+pub(super) fn context(head: Head<'_>, call: &Incoming) -> Context {
     Context {
         principal: head.principal,
         deadline: Some(call.deadline),
+        // Its caller repeats, if anybody does.
+        repeats: Repeats::none(),
         trace: head.trace,
         ..Context::background(head.request_id)
     }
@@ -162,7 +176,18 @@ impl Seen {
 /// A caller that leaves drops the future: then nobody learns an outcome, and none is counted.
 fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
     let span = seen.span.clone();
-    Handled::Later(Box::pin(async move { seen.answered(&answer.await).map(Into::into) }.instrument(span)))
+    let answer = async move {
+        let told = answer.await;
+        let bytes = seen.answered(&told);
+        match told {
+            // In the transport's own words, so that the caller's side of the connection hears it too.
+            Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms }) => {
+                Err(Rejection { reason: detail, retry_after_ms })
+            }
+            _ => bytes.map(Into::into),
+        }
+    };
+    Handled::Later(Box::pin(answer.instrument(span)))
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

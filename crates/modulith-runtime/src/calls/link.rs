@@ -1,4 +1,7 @@
 //! A client's calls to a module of another process, and their repeats.
+//!
+//! Repeats what is idempotent, and only for the outermost caller: within the deadline, the repeats of its request
+//! ([`Context::repeats`]) and the peer's share (`tokens.rs`). What a saga asks does not come here; its walk repeats.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,10 +21,9 @@ use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, cl
 use crate::metrics::{ContractMeters, Ended, Metrics};
 use crate::spans;
 
-/// Attempts at one call, the first one included. Only what is idempotent is repeated, within the deadline.
-const ATTEMPTS_MAX: u32 = 4;
-/// The pause before the second attempt; it doubles, with jitter.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// The longest pause before the second attempt; it doubles. Each pause is a random part of it ("full jitter": Brooker,
+/// "Exponential Backoff And Jitter", 2015).
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
 
 /// A client's way to a module of another process.
 pub(crate) struct RemoteLink {
@@ -54,9 +56,10 @@ impl RemoteLink {
         let kind = call.kind;
         let payload = self.payload(&call, &context)?;
         let mut pause = PAUSE_FIRST;
+        self.peers.earn(self.service);
         // Once an attempt is unknown, a later one that was refused a place says nothing about it.
         let mut unknown: Option<Unknown> = None;
-        for attempt in 1.. {
+        loop {
             let fault =
                 match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await {
                     Ok(Told::Outcome(outcome)) => return Ok(outcome),
@@ -65,11 +68,16 @@ impl RemoteLink {
                     }
                     Err(fault) => fault,
                 };
-            let again =
-                may_repeat(kind, &fault) && attempt < ATTEMPTS_MAX && Instant::now() + pause < deadline;
             if let CallFault::Unknown(fault) = &fault {
                 unknown.get_or_insert_with(|| fault.clone());
             }
+            let wait = retry_after(&fault) + full_jitter(pause);
+            // The repeats of the request are taken last, so that none is spent on what is not repeated.
+            let again = may_repeat(kind, &fault)
+                && Instant::now() + wait < deadline
+                && context.repeats.left() > 0
+                && self.peers.spend(self.service)
+                && context.repeats.take();
             if !again {
                 return Err(match unknown {
                     Some(unknown) if kind != Kind::Query => unknown.into(),
@@ -77,10 +85,9 @@ impl RemoteLink {
                 });
             }
             self.metrics.peers[self.service].retries.add(1);
-            tokio::time::sleep(jittered(pause)).await;
+            tokio::time::sleep(wait).await;
             pause *= 2;
         }
-        unreachable!("the loop ends by its attempts")
     }
 
     /// Under which key the callee runs it.
@@ -134,8 +141,22 @@ fn may_repeat(kind: Kind, fault: &CallFault) -> bool {
     }
 }
 
+/// How long whoever declined wants to be left alone.
+fn retry_after(fault: &CallFault) -> Duration {
+    let ms = match fault {
+        CallFault::NotRun(not_run) => not_run.retry_after_ms.unwrap_or(0),
+        CallFault::Unknown(_) => 0,
+    };
+    Duration::from_millis(ms.into())
+}
+
+/// Between nothing and all of `pause`.
+fn full_jitter(pause: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() as u32;
+    pause.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
 /// Between half and all of `pause`, so that callers who failed together do not come back together.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    let random = uuid::Uuid::new_v4().as_u128() as u32;
-    pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+    pause / 2 + full_jitter(pause / 2)
 }

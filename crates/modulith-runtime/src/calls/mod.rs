@@ -9,6 +9,7 @@ mod fixtures;
 mod hello;
 mod link;
 mod peers;
+mod tokens;
 mod wire;
 
 pub(crate) use answers::Answers;
@@ -16,3 +17,6 @@ pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
 pub(crate) use peers::Peers;
 pub(crate) use wire::{Ask, Head, Keyed, Told, put_http};
+
+#[cfg(test)]
+mod tests;

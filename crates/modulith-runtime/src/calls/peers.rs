@@ -6,19 +6,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use modulith_core::{CallFault, NotRun, NotRunReason, Unknown, UnknownReason};
 use modulith_transport::{Peer, Priority};
+use parking_lot::Mutex;
 
+use super::tokens::Tokens;
 use super::wire::Told;
 
 /// The other services that this one calls.
 pub(crate) struct Peers {
     services: Vec<(String, Peer)>,
+    /// The repeats that each of them may get.
+    tokens: Vec<Mutex<Tokens>>,
     /// By contract: the position of the service that serves it.
     of_contract: BTreeMap<&'static str, usize>,
 }
 
 impl Peers {
     pub(crate) fn new(services: Vec<(String, Peer)>, of_contract: BTreeMap<&'static str, usize>) -> Self {
-        Self { services, of_contract }
+        let tokens = services.iter().map(|_| Mutex::new(Tokens::new(Instant::now()))).collect();
+        Self { services, tokens, of_contract }
     }
 
     pub(crate) fn of(&self, contract: &str) -> Option<usize> {
@@ -52,6 +57,16 @@ impl Peers {
         futures_util::future::join_all(waits).await;
     }
 
+    /// A call is made for the first time.
+    pub(super) fn earn(&self, service: usize) {
+        self.tokens[service].lock().earn();
+    }
+
+    /// Whether a call may be repeated now; if so, its share is spent.
+    pub(super) fn spend(&self, service: usize) -> bool {
+        self.tokens[service].lock().spend(Instant::now())
+    }
+
     /// Asks once. `Told::NotRun` and `Told::Unknown` come back as faults.
     pub(crate) async fn send(
         &self,
@@ -78,13 +93,18 @@ fn fault_of(service: &str, fault: modulith_transport::CallFault) -> CallFault {
     match fault {
         C::NotRun(not_run) => {
             let reason = match &not_run {
-                N::Unreachable(_) => NotRunReason::Unavailable,
+                N::Unreachable(_) | N::CircuitOpen { .. } => NotRunReason::Unavailable,
                 N::Refused(_) => NotRunReason::Incompatible,
-                N::QueueFull | N::Rejected(_) => NotRunReason::Overloaded,
+                N::QueueFull | N::Rejected(_) | N::HeldBack { .. } => NotRunReason::Overloaded,
                 N::Deadline => NotRunReason::Deadline,
                 N::TooLarge { .. } => NotRunReason::Fault,
             };
-            NotRun::new(reason, format!("{service}: {not_run}")).into()
+            let retry_after_ms = match &not_run {
+                N::CircuitOpen { retry_after_ms } | N::HeldBack { retry_after_ms } => Some(*retry_after_ms),
+                N::Rejected(rejection) => rejection.retry_after_ms,
+                _ => None,
+            };
+            NotRun::new(reason, format!("{service}: {not_run}")).retry_after_ms(retry_after_ms).into()
         }
         C::Unknown(unknown) => {
             let reason = match &unknown {

@@ -86,6 +86,7 @@ pub(crate) fn module(name: &'static str, contracts: Vec<ContractModel>) -> Modul
         plans: Vec::new(),
         plan_problems: Vec::new(),
         prefixes: &[],
+        has_tables: false,
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use modulith_core::{Kind, PlanModel};
 use modulith_transport::Address;
 
 use super::{listed, meant};
-use crate::model::AppModel;
+use crate::model::{AppModel, ModuleModel};
 use crate::topology::{
     GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX, ip, is_loopback, split,
 };
@@ -188,6 +189,44 @@ fn replicas(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Pr
             "write `replicas = 1`",
         )),
     }
+}
+
+/// Several processes for one service each have a database of their own, so what a module stores would be split among
+/// them.
+pub(super) fn check_addresses(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
+    for service in topology.services.iter().filter(|service| service.addresses.len() > 1) {
+        let hosted = service.modules.iter().filter_map(|name| {
+            let module = model.modules.iter().find(|module| module.name == name)?;
+            Some((module, what_it_stores(model, module)?))
+        });
+        for (module, stores) in hosted {
+            problems.push(topology.problem(
+                &format!("service.{}.addresses", service.name),
+                format!(
+                    "module `{}` has {stores}, and {} processes would each store their own",
+                    module.name,
+                    service.addresses.len()
+                ),
+                "write one address, or move the module to a service that has one",
+            ));
+        }
+    }
+}
+
+fn what_it_stores(model: &AppModel, module: &ModuleModel) -> Option<String> {
+    if module.has_tables {
+        return Some("tables".to_owned());
+    }
+    let methods = module.contracts.iter().flat_map(|contract| &contract.methods);
+    if let Some(command) = methods.into_iter().find(|method| method.kind == Kind::Command) {
+        return Some(format!("the command `{}`", command.name));
+    }
+    let serves = |contract: &str| module.contracts.iter().any(|served| served.name == contract);
+    // A step's answer is stored under its key, also that of an effect.
+    let is_step = |plan: &&PlanModel| plan.steps.iter().any(|step| serves(step.contract));
+    let plan =
+        module.plans.first().or_else(|| model.modules.iter().flat_map(|module| &module.plans).find(is_step));
+    plan.map(|plan| format!("a part in the saga `{}`", plan.name))
 }
 
 /// Every module of the application in exactly one service, and no other.

@@ -110,11 +110,42 @@ speed = 9
             "t.toml:15: service.c.listen: port 0 is another port at each start, which the other services cannot \
              know; write `listen = \"unix:run/c.sock\"`",
             "t.toml:16: service.c.speed: unknown key; \
-             remove it; known here: `modules`, `listen`, `database`, `replicas`",
+             remove it; known here: `modules`, `listen`, `addresses`, `database`, `replicas`",
             "t.toml:17: module.cart: module `cart` does not exist (modules: `products`, `payments`, `orders`); \
              remove the section",
         ]
     );
+}
+
+/// Queries and effects alone may have several processes behind them; what stores something may not.
+#[test]
+fn several_addresses_are_for_services_that_store_nothing() {
+    let several = |service: &str| format!("[service.{service}]\nmodules = [\"{service}\"]\n");
+    let text = ["products", "payments", "orders"].map(several).concat()
+        + "[service.search]\nmodules = [\"search\"]\naddresses = [\"10.0.0.1:7001\", \"10.0.0.2:7001\"]\n";
+    let mut model = shop();
+    let methods = [("find", Kind::Query), ("index", Kind::Effect)];
+    model.modules.push(module("search", vec![contract("search", &methods)]));
+    assert_eq!(found(&model, &text), Vec::<String>::new());
+
+    let search = model.modules.last_mut().expect("pushed above");
+    search.has_tables = true;
+    let place = "t.toml:9: service.search.addresses: module `search` has";
+    let mend = "and 2 processes would each store their own; \
+                write one address, or move the module to a service that has one";
+    assert_eq!(found(&model, &text), [format!("{place} tables, {mend}")]);
+    let search = model.modules.last_mut().expect("pushed above");
+    search.has_tables = false;
+    search.contracts = vec![contract("search", &[("add", Kind::Command)])];
+    assert_eq!(found(&model, &text), [format!("{place} the command `add`, {mend}")]);
+    // An effect that is a step of somebody's saga is stored under its key.
+    let text = text.replace(
+        "modules = [\"payments\"]\n",
+        "modules = [\"payments\"]\naddresses = [\"10.0.0.1:7002\", \"10.0.0.2:7002\"]\n",
+    );
+    let found = found(&shop(), &text.split("[service.search]").next().expect("a part"));
+    assert!(found[0].contains("module `payments` has a part in the saga `orders.place_order`"), "{found:?}");
+    assert_eq!(found.len(), 1);
 }
 
 #[test]

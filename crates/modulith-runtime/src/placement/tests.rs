@@ -9,6 +9,7 @@ fn model(modules: &[&'static str]) -> AppModel {
         plans: Vec::new(),
         plan_problems: Vec::new(),
         prefixes: &[],
+        has_tables: true,
     };
     AppModel { name: "shop", modules: modules.iter().map(module).collect() }
 }

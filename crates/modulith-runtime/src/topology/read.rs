@@ -19,7 +19,7 @@ const SECTIONS: [&str; 5] = ["gateway", "trust", "telemetry", "service", "module
 const GATEWAY_KEYS: [&str; 2] = ["listen", "drain_s"];
 const TRUST_KEYS: [&str; 6] = ["authority", "certificate", "key", "tls", "plaintext", "unix_uids"];
 const TELEMETRY_KEYS: [&str; 3] = ["sample_ratio", "trust_parent", "listen"];
-const SERVICE_KEYS: [&str; 4] = ["modules", "listen", "database", "replicas"];
+const SERVICE_KEYS: [&str; 5] = ["modules", "listen", "addresses", "database", "replicas"];
 
 pub(super) fn load(path: &Path) -> Result<Topology, Problems> {
     let refuse = |line, message: String, mend: &str| {
@@ -241,6 +241,7 @@ impl Reader<'_> {
                 "listen" => {
                     service.listen = self.address(&key("listen"), item, &format!("unix:run/{name}.sock"));
                 }
+                "addresses" => service.addresses = self.addresses(&key("addresses"), item, name),
                 "database" => match item.as_str() {
                     Some("") => self.add(
                         &key("database"),
@@ -301,6 +302,27 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn addresses(&mut self, key: &str, item: &Item, service: &str) -> Vec<Address> {
+        let mend = format!("write `addresses = [\"{service}.internal:7001\"]`");
+        let texts: Option<Vec<&str>> =
+            item.as_array().and_then(|array| array.iter().map(toml_edit::Value::as_str).collect());
+        let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
+            self.wrong_type(key, item, "a list of addresses", &mend);
+            return Vec::new();
+        };
+        let mut addresses = Vec::new();
+        for text in texts {
+            match text.parse::<Address>() {
+                Ok(address) => addresses.push(address),
+                Err(error) => {
+                    let text = error.to_string();
+                    self.add(key, text.split("; ").next().unwrap_or(&text), &*mend);
+                }
+            }
+        }
+        addresses
     }
 
     fn count(&mut self, key: &str, item: &Item, example: u64) -> Option<u64> {

@@ -115,7 +115,7 @@ replicas = 1.5
             "t.toml:11: service.a.database: a string is expected, not an integer; write `database = \"a.db\"`",
             "t.toml:12: service.a.replicas: the number is negative; write `replicas = 1`",
             "t.toml:13: service.a.colour: unknown key; \
-             remove it; known here: `modules`, `listen`, `database`, `replicas`",
+             remove it; known here: `modules`, `listen`, `addresses`, `database`, `replicas`",
             "t.toml:15: service.b.modules: a list of module names is expected, not a string; \
              write `modules = [\"NAME\"]`",
             "t.toml:16: service.b.replicas: a whole number is expected, not a float; write `replicas = 1`",

@@ -154,9 +154,16 @@ impl Wire {
     }
 
     pub fn peer(&self, address: &Address) -> Peer {
+        self.peer_with(address, Limits::default())
+    }
+
+    pub fn peer_with(&self, address: &Address, limits: Limits) -> Peer {
         match self {
-            Self::Unix(_) | Self::Tcp => peer(address),
-            Self::Tls(authority) => tls_peer(address, hello("caller"), authority.trust("caller"), "served"),
+            Self::Unix(_) | Self::Tcp => peer_with(address, limits),
+            Self::Tls(authority) => {
+                let (addresses, trust) = (vec![address.clone()], authority.trust("caller"));
+                Peer::over_tls(addresses, hello("caller"), anybody(), limits, trust, "served")
+            }
         }
     }
 }
