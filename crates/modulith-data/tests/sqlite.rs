@@ -345,7 +345,8 @@ async fn a_queue_that_stays_long_refuses_new_work_and_never_an_undo() {
     while let Some(done) = accepted.join_next().await {
         done.unwrap().expect("what was accepted is done");
     }
-    (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
     // A short queue is taken again.
     let again = async { while run(&database, |_| Ok(())).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(20), again).await.expect("it ends");

@@ -75,7 +75,7 @@ async fn in_between(next: Address) -> Address {
         Handled::Later(Box::pin(async move {
             let (head, _) = super::wire::read(&incoming.payload).expect("a call");
             let context = super::answers::context(head, &incoming);
-            let told = match context.scope(link.call(call())).await {
+            let told = match context.scope(async { link.call(call()).await }).await {
                 Ok(outcome) => Told::Outcome(outcome),
                 Err(CallFault::NotRun(not_run)) => Told::NotRun(not_run),
                 Err(CallFault::Unknown(unknown)) => Told::Unknown(unknown),
@@ -88,7 +88,7 @@ async fn in_between(next: Address) -> Address {
 
 async fn ask(link: &RemoteLink, context: Context) -> Result<Outcome, CallFault> {
     let deadline = Some(Instant::now() + Duration::from_secs(20));
-    Context { deadline, ..context }.scope(link.call(call())).await
+    Context { deadline, ..context }.scope(async { link.call(call()).await }).await
 }
 
 fn is_overloaded(outcome: &Result<Outcome, CallFault>) -> bool {
