@@ -24,7 +24,7 @@ mod secret;
 mod serve;
 mod session;
 
-pub use edge::{Edge, Edged, Limits, REQUEST_TIMEOUT_MS};
+pub use edge::{CALL, Caller, Edge, Edged, Limits, OPENAPI, REQUEST_TIMEOUT_MS};
 pub use gateway::{Gateway, Target};
 pub use internal::{Internal, Trusted};
 pub use proxy::{Address, Upstream};

@@ -28,7 +28,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         match principal(&parts.extensions) {
             Some(Principal::User(id)) => Ok(Self(id)),
-            Some(Principal::Admin) => Err(Problem::forbidden()),
+            Some(Principal::Admin | Principal::Caller(_)) => Err(Problem::forbidden()),
             None => Err(Problem::sign_in()),
         }
     }
@@ -40,7 +40,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Problem> {
         Ok(match principal(&parts.extensions) {
             Some(Principal::User(id)) => Some(Self(id)),
-            Some(Principal::Admin) | None => None,
+            Some(Principal::Admin | Principal::Caller(_)) | None => None,
         })
     }
 }
@@ -56,7 +56,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         match principal(&parts.extensions) {
             Some(Principal::Admin) => Ok(Self),
-            Some(Principal::User(_)) => Err(Problem::forbidden()),
+            Some(Principal::User(_) | Principal::Caller(_)) => Err(Problem::forbidden()),
             None => Err(Problem::sign_in()),
         }
     }

@@ -13,7 +13,7 @@ use modulith_core::{Context, Principal};
 
 /// The token that opens a service to its gateway.
 pub(crate) const INTERNAL: HeaderName = HeaderName::from_static("modulith-internal");
-/// Who asks: `admin`, or `user:` and the id in base64url. Absent for a guest.
+/// Who asks: `admin`, or `user:` or `caller:` and the id in base64url. Absent for a guest.
 const PRINCIPAL: HeaderName = HeaderName::from_static("modulith-principal");
 /// How long the caller still waits: a span and no time, because clocks of hosts differ.
 const DEADLINE_MS: HeaderName = HeaderName::from_static("modulith-deadline-ms");
@@ -73,13 +73,16 @@ pub(super) fn tell(headers: &mut HeaderMap, token: &HeaderValue, context: &Conte
 fn principal_value(principal: &Principal) -> HeaderValue {
     match principal {
         Principal::Admin => HeaderValue::from_static("admin"),
-        Principal::User(id) => {
-            let mut text = String::with_capacity(5 + id.len().div_ceil(3) * 4);
-            text.push_str("user:");
-            BASE64URL.encode_string(id.as_bytes(), &mut text);
-            HeaderValue::try_from(text).expect("base64 is a header value")
-        }
+        Principal::User(id) => named("user:", id),
+        Principal::Caller(name) => named("caller:", name),
     }
+}
+
+fn named(kind: &str, id: &str) -> HeaderValue {
+    let mut text = String::with_capacity(kind.len() + id.len().div_ceil(3) * 4);
+    text.push_str(kind);
+    BASE64URL.encode_string(id.as_bytes(), &mut text);
+    HeaderValue::try_from(text).expect("base64 is a header value")
 }
 
 /// The context that [`tell`] wrote. `None` if it is not whole, which only a peer of another make would send.
@@ -88,10 +91,15 @@ pub(crate) fn told(headers: &mut HeaderMap) -> Option<Context> {
         None => None,
         Some(value) => Some(match value.to_str().ok()?.split_once(':') {
             None if value == "admin" => Principal::Admin,
-            Some(("user", id)) => {
-                Principal::User(Arc::from(std::str::from_utf8(&BASE64URL.decode(id).ok()?).ok()?))
+            Some((kind, id)) => {
+                let id = Arc::from(std::str::from_utf8(&BASE64URL.decode(id).ok()?).ok()?);
+                match kind {
+                    "user" => Principal::User(id),
+                    "caller" => Principal::Caller(id),
+                    _ => return None,
+                }
             }
-            _ => return None,
+            None => return None,
         }),
     };
     let left: u64 = headers.remove(DEADLINE_MS)?.to_str().ok()?.parse().ok()?;
@@ -109,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_context_arrives_as_it_was_told() {
-        for principal in [None, Some(Principal::Admin), Some(Principal::User("zoë\u{1}: x".into()))] {
+        let named = [Principal::User("zoë\u{1}: x".into()), Principal::Caller("recommendations".into())];
+        for principal in [None, Some(Principal::Admin)].into_iter().chain(named.map(Some)) {
             let mut headers = HeaderMap::new();
             headers.insert(PRINCIPAL, HeaderValue::from_static("user:ZXZl"));
             let deadline = Instant::now() + Duration::from_secs(5);

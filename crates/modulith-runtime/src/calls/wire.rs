@@ -9,7 +9,8 @@
 //! kind  1 query, 2 command, 3 effect (one attempt)  body: the request, as modulith_core::encode writes it
 //!       4 of a saga                                 body: Asked, likewise
 //!
-//! tag   1 contract, UTF-8           4 principal: `a` for an administrator, `u` and the subject for a user
+//! tag   1 contract, UTF-8           4 principal: `a` for an administrator, `u` and the subject for a user,
+//!                                     `c` and the name for a program that is none of ours
 //!       2 method, UTF-8             5 key of a command: origin, direction, step u16, seq i64, src[16],
 //!       3 request id, UTF-8           hash of the body [16], how long the key is kept i64 (ms)
 //!
@@ -86,6 +87,7 @@ impl Head<'_> {
             None => {}
             Some(Principal::Admin) => put(&mut out, PRINCIPAL, &[b"a"])?,
             Some(Principal::User(subject)) => put(&mut out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
+            Some(Principal::Caller(name)) => put(&mut out, PRINCIPAL, &[b"c", name.as_bytes()])?,
         }
         if let Some(keyed) = &self.keyed {
             put(&mut out, KEYED, &[&keyed.encode()])?;
@@ -157,6 +159,7 @@ fn principal(field: &[u8]) -> Result<Principal, String> {
     match field.split_first() {
         Some((b'a', [])) => Ok(Principal::Admin),
         Some((b'u', subject)) => Ok(Principal::User(text(subject, "principal")?.into())),
+        Some((b'c', name)) => Ok(Principal::Caller(text(name, "principal")?.into())),
         // Never a guest by mistake: who is not understood is refused.
         _ => Err("the call's principal is not understood here".to_owned()),
     }

@@ -118,7 +118,7 @@ fn parts(a: &MethodModel, b: &MethodModel) -> String {
         ("its kind", a.kind != b.kind),
         ("its request", a.request != b.request),
         ("its answer", a.answer != b.answer),
-        ("its refusal", a.refused != b.refused),
+        ("its refusal", a.refused != b.refused || a.refusals != b.refusals),
         ("what it relies on outside", a.provider != b.provider),
     ];
     parts.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect::<Vec<_>>().join(", ")

@@ -59,6 +59,7 @@ pub(crate) fn contract(name: &'static str, methods: &[(&'static str, Kind)]) -> 
         request: json!({"type": "integer"}),
         answer: json!({"type": "integer"}),
         refused: json!(false),
+        refusals: &[],
         provider: None,
     };
     ContractModel { name, version: 1, methods: methods.iter().map(method).collect() }
