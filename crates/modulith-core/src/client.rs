@@ -111,7 +111,8 @@ impl Client {
                 }
             }
             Link::Remote(remote) => {
-                let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Query, &request)?;
+                let call =
+                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Query, &request)?;
                 from_outcome(remote.call(call).await?)
             }
         }
@@ -129,7 +130,8 @@ impl Client {
                 Done::Stored(outcome) => from_outcome(outcome),
             },
             Link::Remote(remote) => {
-                let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Command, &request)?;
+                let call =
+                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Command, &request)?;
                 from_outcome(remote.call(call).await?)
             }
         }
@@ -148,7 +150,8 @@ impl Client {
                 EffectRan::Unknown(unknown) => Err(unknown.into()),
             },
             Link::Remote(remote) => {
-                let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Effect, &request)?;
+                let call =
+                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Effect, &request)?;
                 from_outcome(remote.call(call).await?)
             }
         }

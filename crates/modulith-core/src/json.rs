@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn the_two_forms_hold_the_same() {
-        let json = br#"{"lines":[{"id":"00000000-0000-0000-0000-000000000001","quantity":2}],"password":"x"}"#;
+        let json =
+            br#"{"lines":[{"id":"00000000-0000-0000-0000-000000000001","quantity":2}],"password":"x"}"#;
         let encoded = (CODEC.read_request)(json).unwrap();
         let request: Request = decode(&encoded).unwrap();
         assert_eq!((request.lines[0].id.as_u128(), request.lines[0].quantity), (1, 2));
@@ -196,12 +197,17 @@ mod tests {
     #[test]
     fn a_refusal_is_read_by_its_code_and_fields() {
         let fields = |json: &str| serde_json::from_str::<Map<_, _>>(json).unwrap();
-        let read = |code, json| (CODEC.read_refusal)(code, &fields(json)).and_then(|record| record.typed::<Refused>());
+        let read = |code, json| {
+            (CODEC.read_refusal)(code, &fields(json)).and_then(|record| record.typed::<Refused>())
+        };
         assert_eq!(read("closed", r#"{"extra":1}"#), Some(Refused::Closed));
         let sold_out = Refused::SoldOut { products: vec!["a".to_owned()] };
         assert_eq!(read("sold_out", r#"{"products":["a"]}"#), Some(sold_out));
         assert_eq!(read("sold_out", "{}"), None, "its fields are missing");
         assert_eq!(read("unheard_of", "{}"), None);
-        assert_eq!(encode(&Refused::Closed).unwrap(), (CODEC.read_refusal)("closed", &fields("{}")).unwrap().body);
+        assert_eq!(
+            encode(&Refused::Closed).unwrap(),
+            (CODEC.read_refusal)("closed", &fields("{}")).unwrap().body
+        );
     }
 }

@@ -3,6 +3,7 @@
 //! Static: looks at declarations and at the topology file, never at a port, a socket or a database.
 
 mod code;
+mod outside;
 mod plans;
 mod services;
 
@@ -15,8 +16,9 @@ pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
     let mut problems = topology.problems.clone();
     services::check(topology, &mut problems);
     services::check_modules(model, topology, &mut problems);
+    outside::check(model, topology, &mut problems);
     problems.sort_by_key(|problem| problem.line);
-    code::check(model, &mut problems);
+    code::check(model, topology, &mut problems);
     plans::check(model, &mut problems);
     problems
 }

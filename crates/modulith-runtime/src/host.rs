@@ -18,13 +18,16 @@ use modulith_data::participant::Participant;
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
-use modulith_gateway::{AccessToken, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys};
+use modulith_gateway::{
+    AccessToken, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys,
+};
 use modulith_transport::{Hello, Peer, Token};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::calls::{Answers, Peers, RemoteLink, about, admit};
+use crate::calls::{Answers, Externals, Peers, RemoteLink, about, admit};
+use crate::expose;
 use crate::hosted::{Hosted, ProcessKeys};
 use crate::model::AppModel;
 use crate::module::{Links, Module};
@@ -119,6 +122,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) model: AppModel,
     pub(crate) keys: Keys,
+    callers: Vec<Caller>,
     pub(crate) routes: RouteTable<Router>,
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
@@ -173,6 +177,7 @@ impl Host {
         })?;
         remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
+        let callers = expose::callers(topology, data)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
         let migrations: Vec<_> =
@@ -214,9 +219,10 @@ impl Host {
         let participant = Arc::new(Participant::new(world, modules, plans));
         let hosted = Arc::new(Hosted { database: database.clone(), participant, keys: process_keys.clone() });
 
+        let externals = Externals::new(topology, data, process_keys.clone())?;
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
         let (mut routers, sagas) =
-            build_modules(hosted_modules, &hosted, &peers, &process_keys, &keys, &walks);
+            build_modules(hosted_modules, &hosted, &peers, &externals, &process_keys, &keys, &walks);
         let health = Arc::new(Health {
             recovered: AtomicBool::new(false),
             stopping,
@@ -225,12 +231,17 @@ impl Host {
         });
         let operated = Operated { sagas: sagas.clone(), contracts: Contracts::new(&model, topology) };
         routers.extend(framework_routes(health.clone(), operated));
+        routers.extend(expose::routes(&model, topology, &hosted));
+        if topology.is_monolith() {
+            routers.extend(expose::document(&model, topology));
+        }
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
 
         let host = Self {
             name: name.to_owned(),
             model,
             keys,
+            callers,
             routes,
             answers: Arc::new(Answers { hosted: hosted.clone() }),
             hello,
@@ -314,7 +325,7 @@ impl Host {
     + Sync
     + 'static {
         let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
-        tower::Layer::layer(&edge, Merged::new(self.routes.clone()))
+        tower::Layer::layer(&edge.callers(self.callers.clone()), Merged::new(self.routes.clone()))
     }
 
     /// Returns when the database has failed a sync: what it holds is known only after it is opened again, so the
@@ -397,6 +408,7 @@ fn build_modules(
     modules: Vec<Module>,
     hosted: &Arc<Hosted>,
     peers: &Arc<Peers>,
+    externals: &Externals,
     keys: &Arc<ProcessKeys>,
     secrets: &Keys,
     walks: &TaskTracker,
@@ -416,7 +428,8 @@ fn build_modules(
         });
         let links = Links {
             module: module.name,
-            clients: clients(&module, hosted, peers, keys),
+            clients: clients(&module, hosted, peers, externals, keys),
+            optional: module.optional.clone(),
             sagas: driven.clone().map(|driven| Arc::new(driven) as _),
             plans: module.plans.iter().map(|entry| entry.saga).collect(),
             session_keys: secrets.sessions.clone(),
@@ -440,6 +453,7 @@ fn clients(
     module: &Module,
     hosted: &Arc<Hosted>,
     peers: &Arc<Peers>,
+    externals: &Externals,
     keys: &Arc<ProcessKeys>,
 ) -> BTreeMap<&'static str, Client> {
     let own = hosted.modules().all().into_iter().filter(|code| &*code.name == module.name);
@@ -451,11 +465,13 @@ fn clients(
         .filter_map(|contract| {
             let client = match hosted.link(contract) {
                 Some(link) => Client::local(Arc::new(link)),
-                None => Client::remote(Arc::new(RemoteLink {
-                    service: peers.of(contract)?,
-                    peers: peers.clone(),
-                    keys: keys.clone(),
-                })),
+                None => match peers.of(contract) {
+                    Some(service) => {
+                        let (peers, keys) = (peers.clone(), keys.clone());
+                        Client::remote(Arc::new(RemoteLink { service, peers, keys }))
+                    }
+                    None => Client::remote(Arc::new(externals.link(contract)?)),
+                },
             };
             Some((contract, client))
         })

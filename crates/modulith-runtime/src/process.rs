@@ -22,6 +22,7 @@ use tower::Layer;
 
 use crate::app::App;
 use crate::control::Control;
+use crate::expose;
 use crate::host::{HEALTH, Host, Keys, StartError, readiness};
 use crate::model::ModuleModel;
 use crate::operate::{self, Listed, Wanted};
@@ -180,6 +181,11 @@ pub(crate) async fn gateway(
             if !module.plans.is_empty() {
                 routes.push((format!("{}/{}", operate::PATH, module.name), target()));
             }
+            let exposed = module
+                .contracts
+                .iter()
+                .filter(|contract| topology.exposed.iter().any(|name| name == contract.name));
+            routes.extend(exposed.map(|contract| (expose::prefix(contract.name), target())));
         }
     }
     let doors = Arc::new(Doors { doors, token: keys.internal.clone() });
@@ -211,8 +217,10 @@ pub(crate) async fn gateway(
     for (prefix, router) in [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)] {
         routes.push((prefix.to_owned(), Target::Here(finish(router))));
     }
+    routes.extend(expose::document(&model, topology).map(|(path, router)| (path, Target::Here(router))));
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
-    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default());
+    let callers = expose::callers(topology, data)?;
+    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default()).callers(callers);
     let door = edge.layer(Gateway::new(routes, &keys.internal));
 
     let (listener, address) = bind(listen).await?;

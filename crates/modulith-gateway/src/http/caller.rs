@@ -62,6 +62,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
     }
 }
 
+/// Who calls contracts over HTTP: a program that is none of ours by its name in the topology, or an operator (`None`).
+/// Others get 401 and 403, as at the edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calling(pub Option<Arc<str>>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Calling {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        match principal(&parts.extensions) {
+            Some(Principal::Caller(name)) => Ok(Self(Some(name))),
+            Some(Principal::Admin) => Ok(Self(None)),
+            Some(Principal::User(_)) => Err(Problem::forbidden()),
+            None => Err(Problem::sign_in()),
+        }
+    }
+}
+
 /// From the request that the edge marked, or else from the task.
 pub(super) fn principal(extensions: &Extensions) -> Option<Principal> {
     match extensions.get::<Context>() {

@@ -14,6 +14,6 @@ pub use axum::routing::{delete, get, patch, post, put};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 pub use body::{IDEMPOTENCY_KEY, Json, Keyed, Raw};
-pub use caller::{Admin, SignedIn};
+pub use caller::{Admin, Calling, SignedIn};
 pub use params::{Path, Query};
 pub use problem::{Invalid, Problem, finish};

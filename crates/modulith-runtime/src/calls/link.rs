@@ -33,39 +33,54 @@ impl RemoteCalls for RemoteLink {
     }
 }
 
+/// Attempts at one call, until there is an answer or none is to be expected. Of what must not be repeated it is one.
+pub(super) async fn repeated<A>(
+    kind: Kind,
+    deadline: Instant,
+    mut attempt: impl FnMut() -> A,
+) -> Result<Outcome, CallFault>
+where
+    A: Future<Output = Result<Outcome, CallFault>>,
+{
+    let mut pause = PAUSE_FIRST;
+    // Once an attempt is unknown, a later one that was refused a place says nothing about it.
+    let mut unknown: Option<Unknown> = None;
+    for number in 1.. {
+        let fault = match attempt().await {
+            Ok(outcome) => return Ok(outcome),
+            Err(fault) => fault,
+        };
+        let again = may_repeat(kind, &fault) && number < ATTEMPTS_MAX && Instant::now() + pause < deadline;
+        if let CallFault::Unknown(fault) = &fault {
+            unknown.get_or_insert_with(|| fault.clone());
+        }
+        if !again {
+            return Err(match unknown {
+                Some(unknown) if kind != Kind::Query => unknown.into(),
+                _ => fault,
+            });
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause *= 2;
+    }
+    unreachable!("the loop ends by its attempts")
+}
+
 impl RemoteLink {
     async fn repeat(&self, call: RemoteCall) -> Result<Outcome, CallFault> {
         let context = Context::current();
         let deadline = context.deadline_or_default();
-        let kind = call.kind;
-        let payload = self.payload(&call, &context)?;
-        let mut pause = PAUSE_FIRST;
-        // Once an attempt is unknown, a later one that was refused a place says nothing about it.
-        let mut unknown: Option<Unknown> = None;
-        for attempt in 1.. {
-            let fault =
-                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await {
-                    Ok(Told::Outcome(outcome)) => return Ok(outcome),
-                    Ok(_) => {
-                        Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()
-                    }
-                    Err(fault) => fault,
-                };
-            let again =
-                may_repeat(kind, &fault) && attempt < ATTEMPTS_MAX && Instant::now() + pause < deadline;
-            if let CallFault::Unknown(fault) = &fault {
-                unknown.get_or_insert_with(|| fault.clone());
+        let payload = &self.payload(&call, &context)?;
+        repeated(call.kind, deadline, || async move {
+            match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await? {
+                Told::Outcome(outcome) => Ok(outcome),
+                _ => {
+                    Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked")
+                        .into())
+                }
             }
-            if !again {
-                return Err(match unknown {
-                    Some(unknown) if kind != Kind::Query => unknown.into(),
-                    _ => fault,
-                });
-            }
-            tokio::time::sleep(jittered(pause)).await;
-            pause *= 2;
-        }
-        unreachable!("the loop ends by its attempts")
+        })
+        .await
     }
 
     /// Under which key the callee runs it.

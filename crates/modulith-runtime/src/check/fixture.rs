@@ -84,6 +84,7 @@ pub(crate) fn module(name: &'static str, contracts: Vec<ContractModel>) -> Modul
         name,
         contracts,
         needs: Vec::new(),
+        optional: Vec::new(),
         plans: Vec::new(),
         plan_problems: Vec::new(),
         prefixes: &[],

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Item, TableLike};
 
-use super::Topology;
 use super::read::Reader;
 
 const EXPOSE_KEYS: [&str; 1] = ["contracts"];
@@ -18,7 +17,7 @@ const EXTERNAL_KEYS: [&str; 4] = ["url", "contracts", "token_file", "unencrypted
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerSection {
     pub name: String,
-    /// What it may call; anything else is refused.
+    /// What it may call: contracts, or one method as `products.catalogue`; anything else is refused.
     pub contracts: Vec<String>,
     /// As written; see [`CallerSection::token_file`].
     pub token_file: Option<PathBuf>,
@@ -70,13 +69,6 @@ impl ExternalSection {
     }
 }
 
-impl Topology {
-    /// The caller of a name.
-    pub(crate) fn caller(&self, name: &str) -> Option<&CallerSection> {
-        self.callers.iter().find(|caller| caller.name == name)
-    }
-}
-
 impl Reader<'_> {
     pub(super) fn expose(&mut self, section: &dyn TableLike) {
         self.lines("expose", section);
@@ -91,8 +83,7 @@ impl Reader<'_> {
     }
 
     pub(super) fn caller(&mut self, name: &str, section: &dyn TableLike) {
-        let mut caller =
-            CallerSection { name: name.to_owned(), contracts: Vec::new(), token_file: None };
+        let mut caller = CallerSection { name: name.to_owned(), contracts: Vec::new(), token_file: None };
         let key = |field: &str| format!("caller.{name}.{field}");
         for (field, item) in section.iter() {
             match field {
