@@ -14,14 +14,15 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use modulith_core::{
-    Context, ContractModel, Handler, MethodModel, Outcome, SECRET_MARK, Unknown, UnknownReason,
+    CallFault, Context, ContractModel, Handler, MethodModel, NotRun, NotRunReason, Outcome, SECRET_MARK,
+    Unknown, UnknownReason,
 };
 use modulith_gateway::http::{Calling, Path, Problem, Raw, finish};
 use modulith_gateway::{AccessToken, CALL, Caller, KeyError, OPENAPI};
 use serde_json::Value;
 
 use crate::calls::{Keyed, Told};
-use crate::hosted::{CLIENT_KEYS_KEPT_MS, Hosted, client_step_key};
+use crate::hosted::{CLIENT_KEYS_KEPT_MS, Found, Hosted, client_step_key};
 use crate::model::AppModel;
 use crate::topology::Topology;
 
@@ -165,37 +166,19 @@ async fn call(
     if !methods.contains(&&*method) {
         return Err(Problem::not_found());
     }
-    let hosted = &exposed.hosted;
-    let found = hosted.find(&contract, &method)?;
-    let raw = Raw::from_request(request, &()).await?;
+    let found = exposed.hosted.find(&contract, &method)?;
     let json = found.served().codec.json;
-    let read = |bytes: &[u8]| (json.read_request)(bytes).map(bytes::Bytes::from);
-    let context = Context::current();
-    let told = match &found.served().handler {
-        Handler::Query { heavy, .. } => match (read(&raw.bytes)?, heavy) {
-            (request, true) => hosted.clone().heavy_query(found, request).await,
-            (request, false) => hosted.query(&found, &request),
-        },
-        Handler::Command { .. } => {
-            let (key, bytes) = raw.keyed()?;
-            let keyed = Keyed {
-                key: client_step_key(&key, &contract, &method),
-                hash: key.body[..16].try_into().expect("16 bytes of 32"),
-                kept_ms: CLIENT_KEYS_KEPT_MS,
-            };
-            let request = read(&bytes)?;
-            hosted
-                .command(context.deadline_or_default(), found, keyed, request)
-                .await
-                .unwrap_or_else(Told::from)
-        }
-        Handler::Effect { .. } => {
-            let (key, bytes) = raw.keyed()?;
-            // Shown to the provider, so that a repeat here is a repeat there.
-            let key = Some(client_step_key(&key, &contract, &method));
-            hosted.call_effect(found, read(&bytes)?, Context { key, ..context }).await
-        }
-    };
+    let is_query = matches!(found.served().handler, Handler::Query { .. });
+    let raw = Raw::from_request(request, &()).await?;
+    let deadline = Context::current().deadline_or_default();
+    let told = tokio::time::timeout_at(deadline.into(), run(&exposed.hosted, found, raw)).await;
+    let told = told.unwrap_or_else(|_late| {
+        // The edge would answer too, and cannot tell a query from the rest.
+        Ok(match is_query {
+            true => NotRun::new(NotRunReason::Deadline, "the query took too long").into(),
+            false => CallFault::from(Unknown::new(UnknownReason::Deadline, "no answer in time")).into(),
+        })
+    })?;
     match told {
         Told::Outcome(Outcome::Done(answer)) => match (json.write_answer)(&answer) {
             Ok(body) => Ok(answered(body)),
@@ -210,6 +193,36 @@ async fn call(
         Told::Unknown(unknown) => Err(unknown.into()),
         Told::Saga(_) => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind").into()),
     }
+}
+
+/// As another service's call would be, from JSON.
+async fn run(hosted: &Arc<Hosted>, found: Found, raw: Raw) -> Result<Told, Problem> {
+    let json = found.served().codec.json;
+    let read = |bytes: &[u8]| (json.read_request)(bytes).map(bytes::Bytes::from);
+    let (contract, method) = (found.contract_name(), found.served().name);
+    let context = Context::current();
+    Ok(match found.served().handler {
+        Handler::Query { heavy, .. } => match (read(&raw.bytes)?, heavy) {
+            (request, true) => hosted.clone().heavy_query(found, request).await,
+            (request, false) => hosted.query(&found, &request),
+        },
+        Handler::Command { .. } => {
+            let (key, bytes) = raw.keyed()?;
+            let keyed = Keyed {
+                key: client_step_key(&key, contract, method),
+                hash: key.body[..16].try_into().expect("16 bytes of 32"),
+                kept_ms: CLIENT_KEYS_KEPT_MS,
+            };
+            let (deadline, request) = (context.deadline_or_default(), read(&bytes)?);
+            hosted.command(deadline, found, keyed, request).await.unwrap_or_else(Told::from)
+        }
+        Handler::Effect { .. } => {
+            let (key, bytes) = raw.keyed()?;
+            // Shown to the provider, so that a repeat here is a repeat there.
+            let key = Some(client_step_key(&key, contract, method));
+            hosted.call_effect(found, read(&bytes)?, Context { key, ..context }).await
+        }
+    })
 }
 
 fn undeclared(caller: &str, contract: &str, method: &str) -> Problem {

@@ -76,7 +76,7 @@ impl Found {
         &self.module.contracts[self.contract].methods[self.method]
     }
 
-    fn contract_name(&self) -> &'static str {
+    pub(crate) fn contract_name(&self) -> &'static str {
         self.module.contracts[self.contract].contract.name
     }
 

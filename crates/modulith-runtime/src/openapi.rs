@@ -223,9 +223,11 @@ impl<'a> Names<'a> {
         let mut found: Vec<(&str, &str, Value)> = Vec::new();
         for contract in contracts {
             for method in &contract.methods {
-                for root in [&method.request, &method.answer, &method.refused] {
+                for (root, is_named) in
+                    [(&method.request, true), (&method.answer, true), (&method.refused, false)]
+                {
                     let definitions = root.get("$defs").and_then(Value::as_object).into_iter().flatten();
-                    let own = title(root).map(|title| (title, bare(root)));
+                    let own = title(root).filter(|_| is_named).map(|title| (title, bare(root)));
                     let definitions = definitions.map(|(name, schema)| (name.as_str(), bare(schema)));
                     for (name, schema) in definitions.chain(own) {
                         let definition = (contract.name, name, schema);
