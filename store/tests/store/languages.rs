@@ -193,13 +193,13 @@ async fn with_python(app: &Application, outside: &Outside) -> anyhow::Result<()>
     from_catalogue(app, "it does not answer").await?;
     // 200 ms, and room for a busy machine; the request itself would wait for a minute.
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
-    order("while it is slow").await?;
+    order("while-it-is-slow").await?;
     python.signal(Signal::CONT)?;
     from_recommendations(app).await;
 
     drop(python);
     from_catalogue(app, "it is dead").await?;
-    order("while it is dead").await?;
+    order("while-it-is-dead").await?;
     assert_eq!(app.get("/readyz").await?.status, 200, "the store does without it");
     let _again = Python::start(app, outside)?;
     from_recommendations(app).await;

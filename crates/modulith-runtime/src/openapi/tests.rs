@@ -32,7 +32,12 @@ const CASES: &[RefusalCase] = &[
     RefusalCase { name: "SoldOut", code: "sold_out", status: 410, text: "sold out" },
 ];
 
-fn contract(name: &'static str, kind: Kind, request: Value, refusals: &'static [RefusalCase]) -> ContractModel {
+fn contract(
+    name: &'static str,
+    kind: Kind,
+    request: Value,
+    refusals: &'static [RefusalCase],
+) -> ContractModel {
     let method = MethodModel {
         name: "ask",
         kind,
@@ -126,7 +131,8 @@ fn refusals_stand_at_their_status_with_code_and_fields() {
     assert_eq!(closed_or_running.len(), 2);
     assert_eq!(closed_or_running[0]["allOf"][1]["properties"]["code"], json!({"const": "closed"}));
     assert_eq!(responses("texts")["409"], json!({"$ref": "#/components/responses/Running"}));
-    let parameters = |contract| document["paths"][format!("/call/{contract}/ask")]["post"]["parameters"].to_string();
+    let parameters =
+        |contract| document["paths"][format!("/call/{contract}/ask")]["post"]["parameters"].to_string();
     assert!(!parameters("lines").contains("IdempotencyKey"), "a query has none");
     assert!(parameters("texts").contains("IdempotencyKey"));
 }
