@@ -1,10 +1,13 @@
-"""benches/run [shop|checkout|sagas] [OPTIONS]
+"""benches/run [shop|checkout|sagas|rpc|calls|gateway] [OPTIONS]
 
 Measures side by side, prints the medians, and writes them into README.md.
 
   shop      a whole checkout over HTTP: the store and its peers (the default)
   checkout  a durable checkout without HTTP: the framework, by hand, sqlx
   sagas     a saga of four steps: in one process, and split over four services
+  rpc       100 bytes there and back between two processes: the framework, tonic, tarpc, axum and reqwest
+  calls     a call that stays in the process
+  gateway   a request through the gateway, and through nginx
 
 `benches/run NAME --help` lists the options of one.
 
@@ -15,11 +18,14 @@ whole, and the kernel kills their first process should this one be killed.
 import signal
 import sys
 
+import calls
 import checkout
+import gateway
+import rpc
 import sagas
 import shop
 
-BENCHMARKS = {"shop": shop, "checkout": checkout, "sagas": sagas}
+BENCHMARKS = {"shop": shop, "checkout": checkout, "sagas": sagas, "rpc": rpc, "calls": calls, "gateway": gateway}
 
 
 def main():

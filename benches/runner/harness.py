@@ -94,10 +94,11 @@ def in_turns(chosen, points, measure, said):
     return results
 
 
-def placing(command, servers):
+def placing(command, servers, counted="orders"):
     """Runs a load that announces what it measures, and watches over exactly that interval.
 
-    `servers(load)` tells the processes that are measured; the load is one of them where it runs inside.
+    `servers(load)` tells the processes that are measured; the load is one of them where it runs inside, or is one side
+    of what is measured. `counted` is what the report calls the things that were done.
     """
     load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=machine.die_with_parent)
     at, report = {}, None
@@ -111,15 +112,22 @@ def placing(command, servers):
     finally:
         load.kill()
         load.wait()
-    if not report or not report["orders"]:
-        sys.exit(f"{pathlib.Path(command[0]).name}: no order was placed: {report}")
-    begin, end = at["measuring"], at["measured"]
+    if not report or not report[counted]:
+        sys.exit(f"{pathlib.Path(command[0]).name}: nothing was done: {report}")
+    return report | spent(at["measuring"], at["measured"], report[counted], is_apart=load.pid not in servers(load.pid))
+
+
+def spent(begin, end, count, is_apart):
+    """What `count` things have cost between two readings, and what everybody else took meanwhile.
+
+    A load that is apart belongs to neither.
+    """
     cores_s = (end.at - begin.at) * os.cpu_count()
-    apart_s = 0 if load.pid in servers(load.pid) else end.load_s - begin.load_s
+    apart_s = end.load_s - begin.load_s if is_apart else 0
     threads = {name: end.threads_s[name] - begin.threads_s.get(name, 0) for name in end.threads_s}
-    return report | {
-        "cpu_s_per_1000": 1000 * (end.servers_s - begin.servers_s) / report["orders"],
-        "threads_s_per_1000": {name: 1000 * spent / report["orders"] for name, spent in threads.items()},
+    return {
+        "cpu_s_per_1000": 1000 * (end.servers_s - begin.servers_s) / count,
+        "threads_s_per_1000": {name: 1000 * seconds / count for name, seconds in threads.items()},
         "others_share": others_share(end.machine_s - begin.machine_s - apart_s - (end.servers_s - begin.servers_s), cores_s),
     }
 
@@ -167,9 +175,14 @@ def about_machine(results):
     """Lines on the disk, and on who else used the machine."""
     syncs = [result["sync_us"] for result in results]
     disk, slow = (statistics.median(sync[key] for sync in syncs) for key in ("median", "p99"))
-    lines = [f"The disk took {disk:.0f} microseconds to append and sync 4 KiB (median, no load; 99th of 100: {slow:.0f})."]
+    about_disk = f"The disk took {disk:.0f} microseconds to append and sync 4 KiB (median, no load; 99th of 100: {slow:.0f})."
+    return [about_disk, *about_others(results)]
+
+
+def about_others(results):
+    """Lines on who else used the machine, which is all there is to say where nothing is durable."""
     others = statistics.median(result["others_share"] for result in results)
-    lines.append(f"Meanwhile other processes took {others:.0%} of the cores (median).")
+    lines = [f"Meanwhile other processes took {others:.0%} of the cores (median)."]
     if others > OTHERS_SHARE_MAX:
         lines.append("**The machine was not idle: these figures compare nothing.**")
     return lines

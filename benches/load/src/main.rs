@@ -1,5 +1,6 @@
-//! Checkout load over HTTP from a fixed number of callers, each with one connection and one order in flight.
+//! Load over HTTP from a fixed number of callers, each with one connection and one order, or one request, in flight.
 
+mod get;
 mod http;
 mod shop;
 
@@ -22,6 +23,9 @@ struct Options {
     /// Where the shop is: http://HOST:PORT
     #[arg(long)]
     url: String,
+    /// Places no orders, and gets this path instead.
+    #[arg(long)]
+    get: Option<String>,
     #[command(flatten)]
     load: Load,
     /// Users that the callers share.
@@ -44,6 +48,9 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     let Load { callers, seconds, .. } = options.load;
     let address = options.url.trim_start_matches("http://").trim_end_matches('/');
     let address = address.to_socket_addrs()?.next().context("the url names no address")?;
+    if let Some(path) = &options.get {
+        return get::get(address, path, options.load).await;
+    }
     let run = format!("{:x}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos());
     let mut connection = Connection::open(address).await?;
     let tokens = shop::sessions(&mut connection, &run, options.users.clamp(1, callers.max(1))).await?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::key::StepKey;
+use crate::trace::Trace;
 
 /// Who asks, as the edge verified it. Callers of the edge cannot set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub struct Context {
     pub request_id: Arc<str>,
     /// In an effect: the key of the attempt, the same on every attempt.
     pub key: Option<StepKey>,
+    /// The trace it belongs to. Every request from outside has one, whether or not it is sampled.
+    pub trace: Option<Trace>,
 }
 
 tokio::task_local! {
@@ -52,7 +55,7 @@ impl Context {
 
     /// A context of its own, for work that no request began.
     pub fn background(request_id: impl Into<Arc<str>>) -> Self {
-        Self { principal: None, deadline: None, request_id: request_id.into(), key: None }
+        Self { principal: None, deadline: None, request_id: request_id.into(), key: None, trace: None }
     }
 
     /// The context of the running task, or a background context outside of any.
@@ -68,6 +71,14 @@ impl Context {
     /// When a call made now has to be over.
     pub fn deadline_or_default(&self) -> Instant {
         self.deadline.unwrap_or_else(|| Instant::now() + Self::DEADLINE_DEFAULT)
+    }
+
+    /// The headers by which a request to somebody else's service, a provider's say, belongs to this trace:
+    /// `traceparent`, and `tracestate` if there is one. Nothing without a trace.
+    pub fn trace_headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let parent = self.trace.as_ref().map(|trace| (Trace::PARENT, trace.traceparent()));
+        let state = self.trace.as_ref().and_then(|trace| trace.state.as_ref());
+        parent.into_iter().chain(state.map(|state| (Trace::STATE, state.to_string())))
     }
 
     /// The idempotency key to show a provider. Only effects have one.

@@ -12,9 +12,11 @@ mod json;
 mod key;
 mod outcome;
 mod protection;
+mod random;
 mod redact;
 mod saga;
 mod secret;
+mod trace;
 mod tx;
 mod value;
 
@@ -36,12 +38,15 @@ pub use outcome::{
 };
 #[doc(hidden)]
 pub use protection::{Protection, SwitchedOff};
+#[doc(hidden)]
+pub use random::random_u64;
 pub use redact::{REDACTED, redacted};
 pub use saga::{
     Handle, Needs, Plan, PlanModel, PlanProblem, RequestOf, Saga, SagaRefused, StepKind, StepMethod,
     StepModel, UndoModel,
 };
 pub use secret::{SECRET_MARK, Secret};
+pub use trace::{Trace, TraceFlags};
 pub use tx::{Columns, SAGAS_PER_COMMAND_MAX, Snapshot, Statements, Tx};
 pub use value::{Column, FromRow, Param, Params, Value};
 

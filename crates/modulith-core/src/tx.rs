@@ -1,6 +1,6 @@
 //! A module's view of its database: a transaction for commands, a snapshot for queries.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use crate::contract::AnyBox;
 use crate::outcome::{Fault, FaultKind};
@@ -110,18 +110,32 @@ impl<'a> Tx<'a> {
 /// A consistent view of a module's own data, opened at its first statement. It cannot write.
 pub struct Snapshot<'a> {
     statements: RefCell<&'a mut dyn Statements>,
-    now_ms: i64,
+    now_ms: Time,
+}
+
+/// Most queries never ask for the time, and reading a clock costs more than the rest of a local call.
+enum Time {
+    Known(i64),
+    Asked { clock: fn() -> i64, read: OnceCell<i64> },
 }
 
 impl<'a> Snapshot<'a> {
     /// For engines.
     pub fn new(statements: &'a mut dyn Statements, now_ms: i64) -> Self {
-        Self { statements: RefCell::new(statements), now_ms }
+        Self { statements: RefCell::new(statements), now_ms: Time::Known(now_ms) }
+    }
+
+    /// The same with a clock that is read when it is asked. For engines.
+    pub fn with_clock(statements: &'a mut dyn Statements, clock: fn() -> i64) -> Self {
+        Self { statements: RefCell::new(statements), now_ms: Time::Asked { clock, read: OnceCell::new() } }
     }
 
     /// Wall-clock time in milliseconds since 1970 (UTC); the same for all of the query.
     pub fn now_ms(&self) -> i64 {
-        self.now_ms
+        match &self.now_ms {
+            Time::Known(now_ms) => *now_ms,
+            Time::Asked { clock, read } => *read.get_or_init(clock),
+        }
     }
 
     /// The first row, if there is one.

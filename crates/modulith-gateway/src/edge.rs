@@ -19,14 +19,15 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use modulith_core::{Context, Principal};
+use modulith_core::{Context, Principal, Trace};
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 use crate::guard::{self, Line};
 use crate::http::Problem;
 use crate::limited::{self, Overflow};
 use crate::request_id::RequestId;
-use crate::{AccessToken, SessionKeys, routes};
+use crate::{AccessToken, Sampling, SessionKeys, routes};
 
 /// The header that shortens the deadline, or lengthens it up to [`Limits::deadline_max`]: whole milliseconds.
 pub const REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("request-timeout-ms");
@@ -77,6 +78,8 @@ impl Default for Limits {
 /// - `/call` and below, and `/openapi.json`, ask for the token of a [`Caller`] or the admin token, likewise. A caller's
 ///   token counts nowhere else.
 /// - `x-request-id` of 1 to 64 letters, digits, `_`, `.`, `-` is kept, else a UUIDv7 is made. The response has it.
+/// - `traceparent` and `tracestate` are taken up if they are valid, else a trace is begun; whether it is sampled is
+///   decided by [`Sampling`]. Modules find it in [`Context::trace`].
 /// - `Request-Timeout-Ms` sets the deadline, see [`Limits`]. A handler that does not answer by then gets a 504,
 ///   and is dropped; the body of an answer that has begun may take longer.
 /// - A body over the limit is 413, with or without `Content-Length`.
@@ -89,6 +92,7 @@ struct Door {
     admin: AccessToken,
     callers: Vec<Caller>,
     limits: Limits,
+    sampling: Sampling,
 }
 
 /// A program that is none of ours and may call contracts, by the token that it shows.
@@ -104,15 +108,16 @@ pub const CALL: &str = "/call";
 pub const OPENAPI: &str = "/openapi.json";
 
 impl Edge {
-    pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits) -> Self {
-        Self(Arc::new(Door { sessions, admin, callers: Vec::new(), limits }))
+    pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits, sampling: Sampling) -> Self {
+        Self(Arc::new(Door { sessions, admin, callers: Vec::new(), limits, sampling }))
     }
 
     /// The same edge, which also knows these programs.
     #[must_use]
     pub fn callers(self, callers: Vec<Caller>) -> Self {
         let (sessions, admin) = (self.0.sessions.clone(), self.0.admin.clone());
-        Self(Arc::new(Door { sessions, admin, callers, limits: self.0.limits }))
+        let (limits, sampling) = (self.0.limits, self.0.sampling);
+        Self(Arc::new(Door { sessions, admin, callers, limits, sampling }))
     }
 }
 
@@ -187,17 +192,25 @@ impl Door {
         let line = Line::of(&request);
         let (mut parts, body) = request.into_parts();
         let id = RequestId::of(&parts.headers);
-        let mut response = match self.admit(&mut parts, &id, line.started) {
-            Ok(context) => self.limit(parts, body, context, inner).await,
+        let trace = self.sampling.trace(&mut parts.headers);
+        let span = guard::span(Some(&trace), &id.text);
+        let mut response = match self.admit(&mut parts, &id, trace, line.started) {
+            Ok(context) => self.limit(parts, body, context, inner).instrument(span.clone()).await,
             Err(problem) => problem.into_response(),
         };
-        line.log(&id.text, response.status());
+        span.in_scope(|| line.log(&id.text, response.status()));
         response.headers_mut().insert(RequestId::HEADER, id.header);
         response
     }
 
     /// Who asks and until when, or why not.
-    fn admit(&self, parts: &mut Parts, id: &RequestId, now: Instant) -> Result<Context, Problem> {
+    fn admit(
+        &self,
+        parts: &mut Parts,
+        id: &RequestId,
+        trace: Trace,
+        now: Instant,
+    ) -> Result<Context, Problem> {
         strip_inner_headers(&mut parts.headers);
         origin_form(&mut parts.uri, &mut parts.headers);
         if !routes::is_plain(parts.uri.path()) {
@@ -211,6 +224,7 @@ impl Door {
         Ok(Context {
             principal,
             deadline: Some(now + wait.min(self.limits.deadline_max)),
+            trace: Some(trace),
             ..Context::background(id.text.clone())
         })
     }

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::{Method, StatusCode, Uri};
-use modulith_core::Context;
+use modulith_core::{Context, Trace};
 use tower::{Service, ServiceExt};
 
 use crate::http::Problem;
@@ -30,6 +30,18 @@ where
             Problem::internal().into_response()
         }
         Err(_late) => Problem::late(&method).into_response(),
+    }
+}
+
+/// The span around a request. Of a trace that is not sampled there is none, and nothing is made for it. It has the level
+/// of an error, so that a warning within carries the ids whatever is logged.
+pub(crate) fn span(trace: Option<&Trace>, request_id: &str) -> tracing::Span {
+    match trace.filter(|trace| trace.is_sampled()) {
+        Some(trace) => {
+            let (trace_id, span_id) = (trace.trace_id(), trace.span_id());
+            tracing::error_span!("request", %trace_id, %span_id, request_id)
+        }
+        None => tracing::Span::none(),
     }
 }
 

@@ -12,6 +12,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 use crate::edge::Limits;
 use crate::guard::{self, Line};
@@ -102,8 +103,10 @@ impl Door {
         self.limits.mark(&mut request);
         request.extensions_mut().insert(context.clone());
         let request_id = context.request_id.clone();
-        let response = guard::run(inner, request, context, self.limits.grace).await;
-        line.log(&request_id, response.status());
+        let span = guard::span(context.trace.as_ref(), &request_id);
+        let run = guard::run(inner, request, context, self.limits.grace);
+        let response = run.instrument(span.clone()).await;
+        span.in_scope(|| line.log(&request_id, response.status()));
         response
     }
 }

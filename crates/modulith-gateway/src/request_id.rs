@@ -1,11 +1,10 @@
 //! The id that follows a request through every service's log.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use modulith_core::random_u64;
 
 pub(crate) struct RequestId {
     pub(crate) text: Arc<str>,
@@ -35,26 +34,12 @@ impl RequestId {
     }
 }
 
-/// A UUIDv7 without a lock and without a system call: an id has to be unique, not secret. The random bits are a
-/// random number of this process and a counter, spread by SplitMix64, which is a bijection.
+/// A UUIDv7 without a lock and without a system call: an id has to be unique, not secret.
 fn uuid() -> uuid::Uuid {
-    static SEED: OnceLock<[u8; 10]> = OnceLock::new();
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut random = *SEED.get_or_init(|| *uuid::Uuid::new_v4().as_bytes().last_chunk().expect("16 bytes"));
-    let spread = split_mix(COUNT.fetch_add(1, Ordering::Relaxed)).to_le_bytes();
-    for (byte, spread) in random.iter_mut().zip(spread) {
-        *byte ^= spread;
-    }
+    let bits = (u128::from(random_u64()) << 64 | u128::from(random_u64())).to_le_bytes();
+    let random: &[u8; 10] = bits.first_chunk().expect("16 bytes");
     let ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    uuid::Builder::from_unix_timestamp_millis(ms as u64, &random).into_uuid()
-}
-
-/// Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.
-fn split_mix(count: u64) -> u64 {
-    let mut z = count.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    uuid::Builder::from_unix_timestamp_millis(ms as u64, random).into_uuid()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
-    AccessToken, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, SessionKeys,
+    AccessToken, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
 };
 use modulith_transport::{Hello, Peer, Token};
 use tokio_util::sync::CancellationToken;
@@ -127,6 +127,7 @@ pub(crate) struct Host {
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
     pub(crate) admit: modulith_transport::Admit,
+    sampling: Sampling,
     health: Arc<Health>,
     database: Arc<Database>,
     walks: TaskTracker,
@@ -246,6 +247,7 @@ impl Host {
             answers: Arc::new(Answers { hosted: hosted.clone() }),
             hello,
             admit,
+            sampling: topology.telemetry.sampling,
             health: health.clone(),
             database,
             walks,
@@ -324,7 +326,8 @@ impl Host {
     + Send
     + Sync
     + 'static {
-        let edge = Edge::new(self.keys.sessions.clone(), self.keys.admin.clone(), Limits::default());
+        let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
+        let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
         tower::Layer::layer(&edge.callers(self.callers.clone()), Merged::new(self.routes.clone()))
     }
 

@@ -20,6 +20,7 @@ mod operate;
 mod placement;
 mod process;
 mod sagas;
+mod spans;
 mod supervisor;
 pub mod topology;
 mod world;

@@ -33,7 +33,13 @@ pub(crate) fn start(format: Format, service: &str, is_child: bool) {
             let colour = !is_child && std::io::IsTerminal::is_terminal(&std::io::stderr());
             builder.with_ansi(colour).with_writer(std::io::stderr).try_init()
         }
-        Format::Json => builder.json().flatten_event(true).with_writer(Named(service.into())).try_init(),
+        Format::Json => builder
+            .json()
+            .flatten_event(true)
+            // The innermost span alone: each has the ids.
+            .with_span_list(false)
+            .with_writer(Named(service.into()))
+            .try_init(),
     };
 }
 

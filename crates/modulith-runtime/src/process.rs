@@ -220,7 +220,9 @@ pub(crate) async fn gateway(
     routes.extend(expose::document(&model, topology).map(|(path, router)| (path, Target::Here(router))));
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
     let callers = expose::callers(topology, data)?;
-    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default()).callers(callers);
+    let sampling = topology.telemetry.sampling;
+    let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
+    let edge = edge.callers(callers);
     let door = edge.layer(Gateway::new(routes, &keys.internal));
 
     let (listener, address) = bind(listen).await?;

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use modulith_gateway::Sampling;
 use modulith_transport::Address;
 
 pub(crate) use nearest::nearest;
@@ -36,6 +37,7 @@ pub struct Topology {
     /// `None` for the built-in one.
     pub file: Option<PathBuf>,
     pub gateway: GatewaySection,
+    pub telemetry: TelemetrySection,
     /// In the order of the file.
     pub services: Vec<ServiceSection>,
     /// `expose.contracts`: what programs that are none of ours may be allowed to call.
@@ -72,6 +74,16 @@ impl Default for GatewaySection {
     fn default() -> Self {
         Self { listen: Address::Tcp(LISTEN_DEFAULT.to_owned()), drain_s: DRAIN_S_DEFAULT }
     }
+}
+
+/// `[telemetry]`: what is recorded of requests, and where it is read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TelemetrySection {
+    /// The keys `sample_ratio` and `trust_parent`; see there for what they mean and their defaults.
+    pub sampling: Sampling,
+    /// Where the gateway, or the only service, shows its metrics to whoever asks. Nowhere by default; `check` refuses
+    /// all but loopback.
+    pub listen: Option<Address>,
 }
 
 /// `[service.NAME]`: one process.
@@ -126,6 +138,7 @@ impl Topology {
         Self {
             file: None,
             gateway: GatewaySection::default(),
+            telemetry: TelemetrySection::default(),
             services: vec![service],
             exposed: Vec::new(),
             callers: Vec::new(),

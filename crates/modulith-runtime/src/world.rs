@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modulith_core::{
-    AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, NotRun, Unknown, UnknownReason, encode,
+    AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, NotRun, Trace, Unknown, UnknownReason, encode,
 };
 use modulith_data::saga::{Asked, Place, Told as SagaTold};
 use modulith_data::sqlite::Database;
@@ -12,8 +12,10 @@ use modulith_data::{Session, Urgency, World};
 use modulith_transport::Priority;
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::calls::{Ask, Head, Peers, Told, jittered};
+use crate::spans;
 
 /// How long an attempt at an effect may take: 30 seconds. After it the outcome is unknown.
 pub const EFFECT_TIME_MAX: Duration = Duration::from_secs(30);
@@ -45,10 +47,13 @@ impl World for Surroundings {
         &self,
         peer: usize,
         asked: Asked,
-        context: Context,
+        mut context: Context,
         time: Duration,
         urgency: Urgency,
     ) -> Result<SagaTold, CallFault> {
+        context.trace = context.trace.map(Trace::next);
+        let (contract, method) = (asked.ask.contract().unwrap_or_default(), asked.ask.name());
+        let span = spans::call(context.trace.as_ref(), &context.request_id, contract, method);
         let head = Head {
             ask: Ask::Saga,
             contract: "",
@@ -56,13 +61,15 @@ impl World for Surroundings {
             request_id: &context.request_id,
             principal: context.principal.clone(),
             keyed: None,
+            trace: context.trace.clone(),
         };
         let payload = encode(&asked).and_then(|body| head.with_body(&body)).map_err(NotRun::from)?;
         let priority = match urgency {
             Urgency::Ordinary { .. } => Priority::Ordinary,
             Urgency::Reserved => Priority::Reserved,
         };
-        match self.peers.send(peer, payload, Instant::now() + time, priority).await? {
+        let sent = self.peers.send(peer, payload, Instant::now() + time, priority);
+        match sent.instrument(span).await? {
             Told::Saga(told) => Ok(told),
             _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
         }
@@ -71,11 +78,13 @@ impl World for Surroundings {
     async fn attempt(&self, run: Arc<dyn EffectFn>, context: Context, request: AnyBox) -> EffectRan {
         // On a task of its own: a panic of the module's code leaves the outcome unknown, not the process down, and a
         // caller that leaves does not cut an attempt short.
-        let task =
-            tokio::spawn(
-                async move { tokio::time::timeout(EFFECT_TIME_MAX, run.run(context, request)).await },
-            );
-        match task.await {
+        let context = Context { trace: context.trace.map(Trace::next), ..context };
+        let span = spans::effect(context.trace.as_ref(), &context.request_id);
+        let within = context.clone();
+        let attempt = async move { tokio::time::timeout(EFFECT_TIME_MAX, run.run(context, request)).await };
+        // What the effect calls has the effect's deadline, request and trace.
+        let attempt = within.scope(attempt);
+        match tokio::spawn(attempt.instrument(span)).await {
             Ok(Ok(ran)) => ran,
             Ok(Err(_)) => EffectRan::Unknown(Unknown::new(
                 UnknownReason::Deadline,

@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let later = std::env::args().any(|argument| argument == "later");
     let handler: Arc<dyn Handler> = Arc::new(move |call: Incoming| {
         if later {
-            Handled::Later(Box::pin(async move { Ok(call.payload) }))
+            Handled::Later(Box::pin(async move { Ok(call.payload.into()) }))
         } else {
             Handled::Now(Ok(call.payload))
         }

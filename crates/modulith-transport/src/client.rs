@@ -5,7 +5,8 @@
 //!
 //! A lone caller writes its frame itself, at once, which saves a task switch. When one read has completed several
 //! callers, they are about to call again: then they only append, and the connection's task, which goes behind
-//! them in the run queue, writes all their frames together.
+//! them in the run queue, writes all their frames together. A payload above 64 KiB and a body are sent by that task
+//! alone, so that no caller is kept writing.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -16,13 +17,17 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CallFault, ConnectionError, HelloInfo, Limits, NotRun, Priority, Unknown,
-    frame::{self, Kind},
+    Answer, Body, CallFault, ConnectionError, HelloInfo, Limits, NotRun, Priority, Unknown,
+    frame::{self, CHUNK, Kind, PARTS, STREAMED},
     outgoing::Outgoing,
+    sending::Sending,
     stream::WriteHalf,
 };
 
-pub(crate) type Outcome = Result<Bytes, CallFault>;
+pub(crate) type Outcome = Result<Answer, CallFault>;
+
+/// Where the last part of a payload begins as long as it has no place.
+const NOWHERE_YET: u64 = u64::MAX;
 
 pub(crate) struct Connection {
     pub(crate) other: Arc<HelloInfo>,
@@ -39,6 +44,8 @@ pub(crate) struct State {
     pub(crate) slots: Vec<Slot>,
     free: Vec<u32>,
     pub(crate) out: Outgoing,
+    /// What goes out in turns, behind `out`.
+    pub(crate) sending: Sending,
     /// Several callers were woken together; the connection's task writes for them.
     pub(crate) burst: bool,
     /// The other side drains, for this reason.
@@ -56,8 +63,11 @@ pub(crate) struct Slot {
 }
 
 pub(crate) struct Waiting {
-    /// Where in the stream of all outgoing bytes the frame begins.
+    /// Where in the stream of all outgoing bytes the frame begins without which the call does not run: its only one, or
+    /// the last part of its payload.
     frame_from: u64,
+    /// Other frames of the call go before or behind that one.
+    has_more: bool,
     pub(crate) answer: oneshot::Sender<Outcome>,
 }
 
@@ -90,8 +100,50 @@ impl State {
         Some(waiting)
     }
 
+    /// Whether there is a slot that this answer may be for, be it one whose caller gave up.
+    pub(crate) fn is_known(&self, id: u64) -> bool {
+        (id as u32 as usize) < self.slots.len()
+    }
+
+    /// Writes what is next in turn to the bytes that wait; whether there was any.
+    pub(crate) fn put_next(&mut self) -> bool {
+        let (from, before) = (self.out.end(), self.out.pending.len());
+        if let Some(id) = self.sending.put_next(&mut self.out.pending)
+            && let Some(slot) = self.slots.get_mut(id as u32 as usize)
+            && slot.generation == (id >> 32) as u32
+            && let Some(waiting) = &mut slot.waiting
+        {
+            waiting.frame_from = from;
+        }
+        self.out.pending.len() > before
+    }
+
     pub(crate) fn nobody_waits(&self) -> bool {
         self.free.len() == self.slots.len()
+    }
+}
+
+impl State {
+    /// The first frame of a call that takes several; the others follow in turns.
+    fn put_first_of_more(
+        &mut self,
+        id: u64,
+        priority: Priority,
+        remaining_ms: u32,
+        payload: &Bytes,
+        body: Option<Body>,
+    ) {
+        let streamed = if body.is_some() { STREAMED } else { 0 };
+        let out = &mut self.out.pending;
+        if payload.len() > CHUNK {
+            // Checked against `payload_bytes_max`, which is below 4 GiB.
+            let size = (payload.len() as u32).to_le_bytes();
+            frame::put_call(out, id, priority, PARTS | streamed, remaining_ms, &size);
+            self.sending.add(id, payload.clone(), body);
+        } else {
+            frame::put_call(out, id, priority, streamed, remaining_ms, payload);
+            self.sending.add(id, Bytes::new(), body);
+        }
     }
 }
 
@@ -107,12 +159,13 @@ impl Connection {
         })
     }
 
-    /// Takes a call for sending, and usually sends it.
+    /// Takes a call for sending, and usually sends it. The body is taken only with the call.
     pub(crate) fn submit(
         &self,
         deadline: Instant,
         priority: Priority,
-        payload: &[u8],
+        payload: &Bytes,
+        body: &mut Option<Body>,
     ) -> Result<Submitted<'_>, NotTaken> {
         let remaining = deadline.saturating_duration_since(Instant::now()).as_millis();
         let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX).max(1);
@@ -124,22 +177,38 @@ impl Connection {
             return Err(NotTaken::Draining);
         }
         let waiting = state.out.waiting();
-        if waiting > 0 && waiting + frame::call_bytes(payload.len()) > self.limits.write_buffer_bytes_max {
+        let in_parts = payload.len() > CHUNK;
+        let at_once = if in_parts { 0 } else { payload.len() };
+        if waiting > 0 && waiting + frame::call_bytes(at_once) > self.limits.write_buffer_bytes_max {
             return Err(NotTaken::Full);
         }
+        let has_more = in_parts || body.is_some();
+        if has_more {
+            let parts = state.sending.payload_bytes();
+            let too_large = in_parts && parts > 0 && parts + payload.len() > self.limits.in_flight_bytes_max;
+            if too_large || (body.is_some() && state.sending.bodies() >= self.limits.bodies_max) {
+                return Err(NotTaken::Full);
+            }
+        }
         let (sender, answer) = oneshot::channel();
-        let frame_from = state.out.end();
+        let frame_from = if in_parts { NOWHERE_YET } else { state.out.end() };
         let index = state.free.pop().unwrap_or_else(|| {
             state.slots.push(Slot::default());
             // The calls in flight, and so the slots, are bounded far below 2^32.
             (state.slots.len() - 1) as u32
         });
         let slot = &mut state.slots[index as usize];
-        slot.waiting = Some(Waiting { frame_from, answer: sender });
+        slot.waiting = Some(Waiting { frame_from, has_more, answer: sender });
         let id = u64::from(slot.generation) << 32 | u64::from(index);
-        frame::put_call(&mut state.out.pending, id, priority, remaining_ms, payload);
-        if !state.burst {
-            self.flush(state);
+        if has_more {
+            state.put_first_of_more(id, priority, remaining_ms, payload, body.take());
+            drop(state);
+            self.task.wake();
+        } else {
+            frame::put_call(&mut state.out.pending, id, priority, 0, remaining_ms, payload);
+            if !state.burst {
+                self.flush(state);
+            }
         }
         Ok(Submitted { connection: self, id, answer })
     }
@@ -153,6 +222,9 @@ impl Connection {
         while state.ended.is_none() && state.failed.is_none() {
             let out = &mut state.out;
             if out.waiting() == 0 {
+                if state.sending.has_turns() {
+                    self.task.wake();
+                }
                 return;
             }
             if out.written == out.pending_from {
@@ -213,10 +285,13 @@ impl Connection {
         let handed = state.out.handed();
         let slots = std::mem::take(&mut state.slots);
         state.free = Vec::new();
+        let sending = std::mem::take(&mut state.sending);
         if !state.out.writing {
             state.out = Outgoing::default();
         }
         drop(state);
+        // Outside the lock, since dropping a body runs code of others.
+        drop(sending);
         for waiting in slots.into_iter().filter_map(|slot| slot.waiting) {
             let fault = if waiting.frame_from < handed {
                 CallFault::Unknown(Unknown::ConnectionLost)
@@ -249,8 +324,12 @@ impl Submitted<'_> {
     fn give_up(&self) -> Option<bool> {
         let mut state = self.connection.state.lock();
         let waiting = state.take(self.id)?;
-        let withdrawn = state.out.withdraw(waiting.frame_from);
-        if !withdrawn {
+        // Nothing runs before its payload is whole, so with a part still here the call has not run.
+        let is_partial = waiting.frame_from == NOWHERE_YET;
+        let followed_by = waiting.has_more.then_some(self.id);
+        let withdrawn = is_partial || state.out.withdraw(waiting.frame_from, followed_by);
+        let rest = if waiting.has_more { state.sending.remove(self.id) } else { None };
+        if !withdrawn || waiting.has_more {
             frame::put(&mut state.out.pending, Kind::Cancel, self.id, &[]);
         }
         if state.draining.is_some() {
@@ -258,6 +337,7 @@ impl Submitted<'_> {
             self.connection.task.wake();
         }
         self.connection.flush(state);
+        drop(rest);
         Some(withdrawn)
     }
 }

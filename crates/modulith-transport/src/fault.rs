@@ -26,13 +26,14 @@ pub enum NotRun {
     /// The handshake was refused, by either side, and will be tried again with back-off.
     #[error("handshake refused: {0}")]
     Refused(String),
-    /// `in_flight_max` calls are in flight, or `write_buffer_bytes_max` bytes wait to be written.
+    /// `in_flight_max` calls are in flight, `write_buffer_bytes_max` bytes or `in_flight_bytes_max` bytes of large
+    /// payloads wait to be written, or `bodies_max` bodies are being sent.
     #[error("too many calls wait for this peer")]
     QueueFull,
     /// The deadline passed before the first byte was sent.
     #[error("deadline passed before it was sent")]
     Deadline,
-    /// The payload is larger than `frame_bytes_max`.
+    /// The payload is larger than `payload_bytes_max`.
     #[error("payload of {bytes} bytes, {max} are allowed")]
     TooLarge { bytes: usize, max: usize },
     /// The callee says that it did not run the call.
@@ -49,8 +50,8 @@ pub enum Unknown {
     /// The deadline passed after the call may have left. The callee was told to drop it.
     #[error("deadline passed after the call may have left")]
     Deadline,
-    /// The callee ran the call, at least in part, and has no answer to give: its handler panicked or its
-    /// answer was too large.
+    /// The callee ran the call, at least in part, and has no answer to give: its handler panicked, or its
+    /// answer was too large or had a body too many.
     #[error("no answer: {0}")]
     NoAnswer(String),
 }
@@ -75,6 +76,11 @@ impl Rejection {
     pub fn retry_after(reason: impl Into<String>, retry_after_ms: u32) -> Self {
         Self { reason: reason.into(), retry_after_ms: Some(retry_after_ms) }
     }
+}
+
+/// What the caller is told when the callee has run the call and its answer is larger than either side takes.
+pub(crate) fn answer_too_large(bytes: usize, max: usize) -> String {
+    format!("answer of {bytes} bytes, {max} are allowed")
 }
 
 impl From<NotRun> for CallFault {

@@ -7,16 +7,17 @@
 //!
 //! frame:  length u32      of all that follows it; at least 10
 //!         kind   u8
-//!         flags  u8       bit 0: reserved priority (calls); other bits must be zero
+//!         flags  u8       1 reserved priority (call), 2 parts (call, answer), 4 streamed (call, answer),
+//!                         8 last (data); other bits must be zero
 //!         id     u64      of the call; 0 where there is none
-//!         body            length - 10 bytes
+//!         body            length - 10 bytes, at most 65,540
 //!
 //! kind           from     id  body
 //!  1 challenge   served   -   nonce[32]
 //!  2 hello       both     -   nonce[32] (zero from the served side)  proof[32]  hello
 //!  3 refused     both     -   text, UTF-8
-//!  4 call        caller   id  remaining_ms u32 (at least 1)  payload
-//!  5 answer      served   id  payload
+//!  4 call        caller   id  remaining_ms u32 (at least 1)  payload; with `parts`, its size u32 instead
+//!  5 answer      served   id  payload; with `parts`, its size u32 instead
 //!  6 rejected    served   id  retry_after_ms u32 (0xFFFFFFFF: none)  text; the call did not run
 //!  7 no answer   served   id  text; the call ran and there is no answer
 //!  8 cancel      caller   id  nothing; the caller no longer waits
@@ -24,7 +25,20 @@
 //! 10 pong        both     -   nothing
 //! 11 goaway      served   -   text; no new calls: those that arrive are rejected
 //! 12 void        caller   id  anything; a call that was withdrawn before it was sent
+//! 13 part        both     id  the next 1 to 65,536 bytes of a payload whose size was announced
+//! 14 data        both     id  the next 1 to 65,536 bytes of a streamed body; the `last` may be empty
+//! 15 window      both     id  u32, at least 1: so many more bytes of the body may be sent
+//! 16 reset       both     id  text; whoever sends a payload or a body breaks it off
+//! 17 stop        both     id  nothing; whoever receives a body takes no more of it
 //! ```
+//!
+//! A payload above 64 KiB is announced by its size and follows in parts, so that other frames pass between them. A
+//! call or an answer that is `streamed` has a body behind its payload. Its sender may send 256 KiB, and then as much as
+//! `window` frames allow: the windows of HTTP/2 (RFC 9113, 5.2) for each body, without HTTP/2's second window for the
+//! connection, through which one consumer that does not read would hold up the others. The two directions of a
+//! call end separately, as in QUIC (RFC 9000, 3.5): the sender's last word is a whole payload, `last`, or `reset`; a
+//! receiver that wants no more says `stop` and passes over what comes before that last word. `cancel` is also the last
+//! word of the caller's direction, and `rejected` a stop for it.
 //!
 //! A handshake is: preface; preface and challenge; hello; hello or refused. The preface, and *refused* in
 //! answer to it, keep this layout in every version, so that two versions can always tell each other why they
@@ -36,7 +50,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::{ConnectionError, Limits, Rejection};
+use crate::{ConnectionError, Rejection};
 
 /// The first bytes of a connection that carries frames.
 pub const MAGIC: [u8; 4] = *b"MDLT";
@@ -53,6 +67,18 @@ pub(crate) const KIND_AT: usize = 4;
 /// How much of a text travels.
 const TEXT_BYTES_MAX: usize = 1024;
 const RESERVED: u8 = 1;
+/// The payload is announced and follows in parts.
+pub(crate) const PARTS: u8 = 2;
+/// A body follows behind the payload.
+pub(crate) const STREAMED: u8 = 4;
+/// The body ends here.
+pub(crate) const LAST: u8 = 8;
+/// The largest piece of a payload or a body in one frame.
+pub(crate) const CHUNK: usize = 64 << 10;
+/// What may be on its way of one streamed body: a consumer that does not read holds no more than this.
+pub const BODY_WINDOW_BYTES: usize = 256 << 10;
+/// The largest body of a frame: a call's deadline, and its payload.
+pub(crate) const BODY_MAX: usize = 4 + CHUNK;
 const NO_RETRY: u32 = u32::MAX;
 /// Payloads up to this size are copied out of the read buffer; a shared slice of it would keep the whole buffer
 /// in memory for as long as its call runs.
@@ -87,10 +113,15 @@ pub(crate) enum Kind {
     Pong = 10,
     Goaway = 11,
     Void = 12,
+    Part = 13,
+    Data = 14,
+    Window = 15,
+    Reset = 16,
+    Stop = 17,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 17] = [
         Self::Challenge,
         Self::Hello,
         Self::Refused,
@@ -103,17 +134,34 @@ impl Kind {
         Self::Pong,
         Self::Goaway,
         Self::Void,
+        Self::Part,
+        Self::Data,
+        Self::Window,
+        Self::Reset,
+        Self::Stop,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
+    }
+
+    /// The flags that a frame of this kind may have.
+    fn flags(self) -> u8 {
+        match self {
+            Self::Call => RESERVED | PARTS | STREAMED,
+            Self::Answer => PARTS | STREAMED,
+            Self::Data => LAST,
+            // It was a call, or what follows one.
+            Self::Void => RESERVED | PARTS | STREAMED | LAST,
+            _ => 0,
+        }
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: Kind,
-    pub(crate) priority: Priority,
+    flags: u8,
     pub(crate) id: u64,
     pub(crate) body: Bytes,
 }
@@ -129,7 +177,11 @@ fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, id: u64, body_bytes: usi
 }
 
 pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, id: u64, body: &[u8]) {
-    put_header(out, kind, 0, id, body.len());
+    put_flagged(out, kind, 0, id, body);
+}
+
+pub(crate) fn put_flagged(out: &mut Vec<u8>, kind: Kind, flags: u8, id: u64, body: &[u8]) {
+    put_header(out, kind, flags, id, body.len());
     out.extend_from_slice(body);
 }
 
@@ -137,8 +189,16 @@ pub(crate) fn put_text(out: &mut Vec<u8>, kind: Kind, id: u64, text: &str) {
     put(out, kind, id, &text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
 }
 
-pub(crate) fn put_call(out: &mut Vec<u8>, id: u64, priority: Priority, remaining_ms: u32, payload: &[u8]) {
-    let flags = if priority == Priority::Reserved { RESERVED } else { 0 };
+/// A call, whose `payload` may be its announcement.
+pub(crate) fn put_call(
+    out: &mut Vec<u8>,
+    id: u64,
+    priority: Priority,
+    flags: u8,
+    remaining_ms: u32,
+    payload: &[u8],
+) {
+    let flags = flags | if priority == Priority::Reserved { RESERVED } else { 0 };
     out.reserve(HEADER + 4 + payload.len());
     put_header(out, Kind::Call, flags, id, 4 + payload.len());
     out.extend_from_slice(&remaining_ms.to_le_bytes());
@@ -152,14 +212,18 @@ pub(crate) fn put_rejected(out: &mut Vec<u8>, id: u64, rejection: &Rejection) {
     out.extend_from_slice(text);
 }
 
+/// How long the first of these whole frames is, and whose.
+pub(crate) fn length_and_id(frames: &[u8]) -> Option<(usize, u64)> {
+    let header = frames.first_chunk::<HEADER>()?;
+    let (mut length, mut id) = ([0; 4], [0; 8]);
+    length.copy_from_slice(&header[..4]);
+    id.copy_from_slice(&header[6..]);
+    Some((4 + u32::from_le_bytes(length) as usize, u64::from_le_bytes(id)))
+}
+
 /// A call's frame takes this much of the write buffer.
 pub(crate) fn call_bytes(payload: usize) -> usize {
     HEADER + 4 + payload
-}
-
-/// The largest body that a connection in use accepts: a call's payload and its deadline, or a text.
-pub(crate) fn body_bytes_max(limits: &Limits) -> usize {
-    (4 + limits.frame_bytes_max).max(4 + TEXT_BYTES_MAX)
 }
 
 impl Frame {
@@ -185,11 +249,10 @@ impl Frame {
         let Some(kind) = Kind::from_byte(header[KIND_AT]) else {
             return Err(ConnectionError::Malformed("unknown kind of frame"));
         };
-        let priority = match (kind, header[5]) {
-            (_, 0) => Priority::Ordinary,
-            (Kind::Call | Kind::Void, RESERVED) => Priority::Reserved,
-            _ => return Err(ConnectionError::Malformed("unknown flags")),
-        };
+        let flags = header[5];
+        if flags & !kind.flags() != 0 {
+            return Err(ConnectionError::Malformed("unknown flags"));
+        }
         let mut id = [0; 8];
         id.copy_from_slice(&header[6..]);
         if buffer.len() < 4 + length {
@@ -203,7 +266,20 @@ impl Frame {
             buffer.advance(HEADER);
             buffer.split_to(body_bytes).freeze()
         };
-        Ok(Some(Self { kind, priority, id: u64::from_le_bytes(id), body }))
+        Ok(Some(Self { kind, flags, id: u64::from_le_bytes(id), body }))
+    }
+
+    pub(crate) fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Neither announced nor streamed: all of it is in this frame.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.flags & (PARTS | STREAMED) == 0
+    }
+
+    pub(crate) fn priority(&self) -> Priority {
+        if self.is(RESERVED) { Priority::Reserved } else { Priority::Ordinary }
     }
 
     /// The body as the text that a person wrote; what is not UTF-8 is replaced, since it is only shown.
@@ -225,6 +301,14 @@ impl Frame {
         match self.number_and_rest()? {
             (0, _) => Err(ConnectionError::Malformed("a call without remaining time")),
             call => Ok(call),
+        }
+    }
+
+    /// A body that is one number above zero: a window's, or the size of an announced payload.
+    pub(crate) fn number(body: &[u8]) -> Result<usize, ConnectionError> {
+        match <[u8; 4]>::try_from(body).map(u32::from_le_bytes) {
+            Ok(number @ 1..) => Ok(number as usize),
+            _ => Err(ConnectionError::Malformed("a size or window that is not a number above zero")),
         }
     }
 
@@ -263,15 +347,29 @@ mod tests {
     #[test]
     fn the_layout_is_pinned() {
         let mut out = Vec::new();
-        put_call(&mut out, 0x0102, Priority::Reserved, 1500, b"hi");
+        put_call(&mut out, 0x0102, Priority::Reserved, 0, 1500, b"hi");
         put_rejected(&mut out, 3, &Rejection::retry_after("full", 7));
         put(&mut out, Kind::Ping, 0, b"");
+        put_call(&mut out, 5, Priority::Reserved, PARTS | STREAMED, 2, &70_000u32.to_le_bytes());
+        put_flagged(&mut out, Kind::Answer, STREAMED, 5, b"a");
+        put(&mut out, Kind::Part, 5, b"p");
+        put_flagged(&mut out, Kind::Data, LAST, 5, b"d");
+        put(&mut out, Kind::Window, 5, &(1u32 << 17).to_le_bytes());
+        put_text(&mut out, Kind::Reset, 5, "r");
+        put(&mut out, Kind::Stop, 5, b"");
         assert_eq!(
             out,
             [
                 &[16, 0, 0, 0, 4, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0xdc, 5, 0, 0, b'h', b'i'][..],
                 &[18, 0, 0, 0, 6, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, b'f', b'u', b'l', b'l'],
                 &[10, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                &[18, 0, 0, 0, 4, 7, 5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0x70, 0x11, 1, 0],
+                &[11, 0, 0, 0, 5, 4, 5, 0, 0, 0, 0, 0, 0, 0, b'a'],
+                &[11, 0, 0, 0, 13, 0, 5, 0, 0, 0, 0, 0, 0, 0, b'p'],
+                &[11, 0, 0, 0, 14, 8, 5, 0, 0, 0, 0, 0, 0, 0, b'd'],
+                &[14, 0, 0, 0, 15, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0],
+                &[11, 0, 0, 0, 16, 0, 5, 0, 0, 0, 0, 0, 0, 0, b'r'],
+                &[10, 0, 0, 0, 17, 0, 5, 0, 0, 0, 0, 0, 0, 0],
             ]
             .concat()
         );
@@ -279,18 +377,28 @@ mod tests {
         let mut buffer = BytesMut::from(&out[..]);
         let mut next = || Frame::take(&mut buffer, 100).expect("well formed");
         let call = next().expect("whole");
-        assert_eq!((call.kind, call.priority, call.id), (Kind::Call, Priority::Reserved, 0x0102));
+        assert_eq!((call.kind, call.priority(), call.id), (Kind::Call, Priority::Reserved, 0x0102));
         assert_eq!(call.into_call().expect("a call"), (1500, Bytes::from_static(b"hi")));
         let rejection = next().expect("whole").into_rejection().expect("a rejection");
         assert_eq!(rejection, Rejection::retry_after("full", 7));
         assert_eq!(next().expect("whole").kind, Kind::Ping);
+        let announced = next().expect("whole");
+        assert!(announced.is(PARTS) && announced.is(STREAMED) && !announced.is_whole());
+        let (_, size) = announced.into_call().expect("a call");
+        assert_eq!(Frame::number(&size).expect("a size"), 70_000);
+        assert!(next().expect("whole").is(STREAMED));
+        assert_eq!(next().expect("whole").kind, Kind::Part);
+        assert!(next().expect("whole").is(LAST));
+        for kind in [Kind::Window, Kind::Reset, Kind::Stop] {
+            assert_eq!(next().expect("whole").kind, kind);
+        }
         assert!(next().is_none());
     }
 
     #[test]
     fn a_frame_cut_anywhere_waits_for_the_rest() {
         let mut out = Vec::new();
-        put_call(&mut out, 9, Priority::Ordinary, 1, &[5; 9000]);
+        put_call(&mut out, 9, Priority::Ordinary, 0, 1, &[5; 9000]);
         for cut in [0, 3, 4, 13, 14, 17, 18, 9000, out.len() - 1] {
             let mut buffer = BytesMut::from(&out[..cut]);
             assert!(Frame::take(&mut buffer, 10_000).expect("no error yet").is_none(), "cut at {cut}");

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::Limits;
 
@@ -65,5 +65,34 @@ impl KeepAlive {
             }
         }
         Poll::Pending
+    }
+}
+
+/// Says when to look for bodies that make no progress; the timer runs only while there are any.
+pub(crate) struct Rounds {
+    every: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Rounds {
+    /// Four rounds in the time that a body may idle, so that it is ended at most a quarter late.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { every: limits.body_idle_max / 4, timer: None }
+    }
+
+    /// Ready when it is time to look.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, has_bodies: bool) -> Poll<()> {
+        if !has_bodies {
+            self.timer = None;
+            return Poll::Pending;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.every)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        timer.as_mut().reset(Instant::now() + self.every);
+        // Not polled again in this turn, so the task must be, for the timer to be armed.
+        cx.waker().wake_by_ref();
+        Poll::Ready(())
     }
 }

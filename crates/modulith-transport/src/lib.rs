@@ -5,16 +5,21 @@
 //! knows no contracts, no modules and no retries: a payload is [`bytes::Bytes`], and what may be repeated is
 //! decided above, from [`CallFault`].
 //!
+//! A payload up to 64 KiB is one frame. A larger one, up to 8 MiB, travels in parts between which other calls pass. A call
+//! and its answer may each have a streamed body of any length behind the payload, with a window of its own, so that
+//! whoever does not read holds up nobody else.
+//!
 //! - [`Peer`] is the calling side: it connects on first use, reconnects with back-off, and spreads calls over
 //!   the replicas it was given.
 //! - [`serve`] and [`serve_connection`] are the called side: they hand each call to a [`Handler`].
+//! - [`Body`] is a streamed body on the side that sends it, [`BodyReader`] on the side that reads it.
 //! - [`Hello`] is what both sides say about themselves before the first call; an [`Admit`] function on each
 //!   side may refuse the other by name.
 //! - [`Limits`] has every number, with its default.
 //!
 //! What is deliberately absent: encryption (a token proves who is calling, the bytes stay readable on the
-//! network), streaming of one answer in parts, calls from the called side back to the caller, and automatic
-//! repeats, because only the layer that knows what is idempotent may repeat.
+//! network), calls from the called side back to the caller, and automatic repeats, because only the layer that knows
+//! what is idempotent may repeat.
 //!
 //! ```no_run
 //! use std::{sync::Arc, time::{Duration, Instant}};
@@ -36,6 +41,7 @@
 //! ```
 
 mod address;
+mod body;
 mod client;
 mod fault;
 mod frame;
@@ -48,14 +54,17 @@ mod outgoing;
 mod peer;
 mod random;
 mod reader;
+mod receiving;
 mod replica;
+mod sending;
 mod serve;
 mod serving;
 mod stream;
 
 pub use address::{Address, AddressError};
+pub use body::{Answer, Body, BodyError, BodyReader, Reply};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
-pub use frame::{MAGIC, PROTOCOL_VERSION, Priority};
+pub use frame::{BODY_WINDOW_BYTES, MAGIC, PROTOCOL_VERSION, Priority};
 pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};

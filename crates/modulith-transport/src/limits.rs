@@ -1,42 +1,67 @@
 //! Every number that bounds a connection, in one place.
 //!
 //! Nothing in this crate grows with what the other side sends: each queue, buffer and wait is bounded by a
-//! field here or by [`crate::HELLO_BYTES_MAX`], and the error that a bound causes names it.
+//! field here, by [`crate::HELLO_BYTES_MAX`] or by [`crate::BODY_WINDOW_BYTES`], and the error that a bound causes names it.
+//!
+//! What one connection holds at most because of its other side, on each side and with the defaults: payloads
+//! that run or arrive in parts, `in_flight_bytes_max` and one more (72 MiB); payloads that leave in parts, as much again
+//! (72 MiB); bytes waiting to be written, `write_buffer_bytes_max` and one turn (16 MiB); streamed bodies that nobody
+//! reads, `bodies_max` windows (128 MiB, and twice that while a buffer grows); the read buffer (256 KiB); and 65,536
+//! notes of 48 bytes about what was refused and is still on its way (3 MiB). A payload of 8 to 64 KiB keeps the read buffer
+//! that it came in, of up to 128 KiB, for as long as its call runs. Only a peer that uses every limit at once gets
+//! that far, and lowering the first, the third and `bodies_max` lowers all of it. What handlers and bodies make of it is
+//! theirs to bound; of each body that is sent, one piece is held.
 
 use std::time::Duration;
 
 /// The bounds of a peer or of a served connection.
 ///
-/// The two sides need not agree, except on `frame_bytes_max`: a payload that the sender allows and the
-/// receiver does not closes the connection.
+/// The two sides need not agree: what one allows and the other does not is refused by name, and the connection stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest payload of one call or answer. Default 8 MiB.
+    /// The largest payload of one call or answer. Default 8 MiB. Streamed bodies have no such limit.
     ///
     /// A larger call is refused before it is sent; a larger answer is *unknown* to its caller, because the
-    /// call has run.
-    pub frame_bytes_max: usize,
+    /// call has run. It must stay below 4 GiB. Payloads above 64 KiB travel in parts, between which other calls pass.
+    pub payload_bytes_max: usize,
     /// Calls that one [`crate::Peer`] has in flight, over all replicas, and calls that one served connection
     /// has running. Default 4096. The next is refused at once, as *not run*.
     pub in_flight_max: usize,
     /// The share of `in_flight_max` that only [`crate::Priority::Reserved`] calls may use; at
     /// most half of it counts. Default 256.
     pub in_flight_reserved: usize,
-    /// Payload bytes of the calls that one served connection has running. Default 64 MiB. A call beyond it is
-    /// rejected, unless it is the only one.
+    /// Payload bytes of the calls that one served connection has running, those included that are not wholly received.
+    /// Default 64 MiB. A call beyond it is rejected, unless it is the only one.
+    ///
+    /// It also bounds the payloads above 64 KiB that wait to be sent to one connection: a caller beyond it gets
+    /// `QueueFull`, and the serving side stops reading and running calls. Answers that a caller has received
+    /// in part are bounded by it too: one more is *unknown*.
     pub in_flight_bytes_max: usize,
-    /// Bytes waiting to be written to one connection. Default 16 MiB.
+    /// Streamed bodies that one connection receives, and that it sends. Default 512; each may hold
+    /// [`crate::BODY_WINDOW_BYTES`].
+    ///
+    /// A call with one more is refused, as *not run*; an answer with one more is *unknown* to its caller.
+    pub bodies_max: usize,
+    /// How long a streamed body may make no progress: nothing sent, or nothing read. Default 60 s.
+    ///
+    /// The deadline of a call ends with the payload of its answer, so this is what keeps a body from being held for ever.
+    /// Then both sides break it off, by name, at most a quarter late. Streams that are silent for longer must send
+    /// something now and then.
+    pub body_idle_max: Duration,
+    /// Bytes waiting to be written to one connection, not counting payloads above 64 KiB. Default 16 MiB.
     ///
     /// A caller beyond it gets `QueueFull`. The serving side stops reading and running calls of a peer
     /// that does not read its answers. One frame may exceed it when nothing else waits.
     pub write_buffer_bytes_max: usize,
     /// From the first byte to the end of the handshake, and for a connection to be accepted. Default 5 s.
     pub handshake_max: Duration,
-    /// Silence after which a ping is sent. Default 5 s.
+    /// Silence after which a ping is sent. Default 2 s.
+    ///
+    /// With `dead_after`, this finds a partition that drops packets, and a machine that vanished, in 6 s.
     pub keep_alive_interval: Duration,
-    /// Silence after which the connection is given up; at least one ping went unanswered by then. Default 15 s.
+    /// Silence after which the connection is given up; a ping went unanswered by then. Default 6 s.
     pub dead_after: Duration,
-    /// How long a served connection may take to finish its calls once it was told to shut down. Default 10 s.
+    /// How long a served connection may take to finish its calls, and their bodies, once it was told to shut down. Default 10 s.
     pub drain_max: Duration,
     /// The first wait before connecting again; it doubles, and half of it is random. Default 20 ms.
     pub back_off_min: Duration,
@@ -49,14 +74,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            frame_bytes_max: 8 << 20,
+            payload_bytes_max: 8 << 20,
             in_flight_max: 4096,
             in_flight_reserved: 256,
             in_flight_bytes_max: 64 << 20,
+            bodies_max: 512,
+            body_idle_max: Duration::from_secs(60),
             write_buffer_bytes_max: 16 << 20,
             handshake_max: Duration::from_secs(5),
-            keep_alive_interval: Duration::from_secs(5),
-            dead_after: Duration::from_secs(15),
+            keep_alive_interval: Duration::from_secs(2),
+            dead_after: Duration::from_secs(6),
             drain_max: Duration::from_secs(10),
             back_off_min: Duration::from_millis(20),
             back_off_max: Duration::from_secs(1),

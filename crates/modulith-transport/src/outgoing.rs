@@ -46,23 +46,71 @@ impl Outgoing {
     }
 
     /// Turns a frame of which nothing was handed over into one that the other side ignores. Taking it out
-    /// would move the frames behind it.
-    pub(crate) fn withdraw(&mut self, frame_from: u64) -> bool {
+    /// would move the frames behind it. Frames of the same id behind it are turned too if there may be any.
+    pub(crate) fn withdraw(&mut self, frame_from: u64, followed_by: Option<u64>) -> bool {
         if frame_from < self.handed() {
             return false;
         }
-        let kind = if let Some(at) = frame_from.checked_sub(self.pending_from) {
-            self.pending.get_mut(at as usize + frame::KIND_AT)
-        } else {
-            let from_end = (self.pending_from - frame_from) as usize;
-            self.front.len().checked_sub(from_end).and_then(|at| self.front.get_mut(at + frame::KIND_AT))
+        if let Some(at) = frame_from.checked_sub(self.pending_from) {
+            return void(&mut self.pending, at as usize, followed_by);
+        }
+        let from_end = (self.pending_from - frame_from) as usize;
+        let Some(at) = self.front.len().checked_sub(from_end) else {
+            return false;
         };
-        match kind {
-            Some(kind) => {
-                *kind = Kind::Void as u8;
-                true
+        let voided = void(&mut self.front, at, followed_by);
+        if voided && followed_by.is_some() {
+            void(&mut self.pending, 0, followed_by);
+        }
+        voided
+    }
+}
+
+fn void(frames: &mut [u8], mut at: usize, followed_by: Option<u64>) -> bool {
+    let Some(kind) = frames.get_mut(at + frame::KIND_AT) else {
+        return false;
+    };
+    let Some(id) = followed_by else {
+        *kind = Kind::Void as u8;
+        return true;
+    };
+    while let Some((length, of)) = frames.get(at..).and_then(frame::length_and_id) {
+        if of == id {
+            frames[at + frame::KIND_AT] = Kind::Void as u8;
+        }
+        at += length;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::frame::{BODY_MAX, Frame};
+
+    /// A call that is withdrawn takes what follows it along, in both buffers, and nothing of others.
+    #[test]
+    fn what_follows_a_withdrawn_call_is_withdrawn_too() {
+        for is_followed in [true, false] {
+            let mut out = Outgoing::default();
+            for (at, id) in [1, 2, 1, 2].into_iter().enumerate() {
+                frame::put(&mut out.pending, Kind::Data, id, &[7; 100][at..]);
             }
-            None => false,
+            out.advance();
+            frame::put(&mut out.pending, Kind::Data, 1, b"behind");
+            frame::put(&mut out.pending, Kind::Data, 2, b"behind");
+            let first_is_handed = Outgoing { written: 1, ..Outgoing::default() }.withdraw(0, Some(1));
+            assert!(!first_is_handed);
+            let third_from = 2 * (frame::HEADER as u64 + 100) - 1;
+            assert!(out.withdraw(third_from, is_followed.then_some(1)));
+            let mut bytes = BytesMut::from(&[out.front, out.pending].concat()[..]);
+            let mut voided = Vec::new();
+            while let Some(frame) = Frame::take(&mut bytes, BODY_MAX).expect("well formed") {
+                voided.push(frame.kind == Kind::Void);
+            }
+            assert_eq!(voided, [false, false, true, false, is_followed, false]);
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
+    Address, Admit, Answer, Body, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
     client::{Connection, NotTaken},
     random,
     replica::{Replica, Settings, State},
@@ -72,6 +72,27 @@ impl Drop for Place<'_> {
     }
 }
 
+/// The places of a call whose answer's body is being read, and the connections, which end with the last of the peer.
+struct Held {
+    peer: Arc<Inner>,
+    replica: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(peer: &Arc<Inner>, replica: &Arc<AtomicUsize>) -> Self {
+        peer.in_flight.fetch_add(1, Ordering::Relaxed);
+        replica.fetch_add(1, Ordering::Relaxed);
+        Self { peer: Arc::clone(peer), replica: Arc::clone(replica) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.replica.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Peer {
     /// A peer at these addresses; each is a replica of the same service.
     pub fn new(addresses: Vec<Address>, hello: Hello, admit: Admit, limits: Limits) -> Self {
@@ -107,9 +128,31 @@ impl Peer {
         priority: Priority,
         payload: Bytes,
     ) -> Result<Bytes, CallFault> {
+        self.open(deadline, priority, payload, None).await.map(|answer| answer.payload)
+    }
+
+    /// Sends one call with a body behind its payload, if there is one, and waits until the deadline for the payload of its
+    /// answer, behind which there may be a body too.
+    ///
+    /// Otherwise it is a [`call`](Self::call). Bodies are bounded by [`Limits::body_idle_max`] instead of the deadline, and
+    /// by [`Limits::bodies_max`]. The body of the call goes on when the answer is there, until it ends, the callee no
+    /// longer reads it, or this peer is dropped. The body of the answer keeps the call's place in flight, and its connection, until it has
+    /// ended or is dropped. A call whose body is cut off may have run; what its handler makes of half a body is the
+    /// handler's business.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call). What goes wrong later is told by the [`crate::BodyReader`] of either side.
+    pub async fn open(
+        &self,
+        deadline: Instant,
+        priority: Priority,
+        payload: Bytes,
+        mut body: Option<Body>,
+    ) -> Result<Answer, CallFault> {
         let limits = &self.inner.settings.limits;
-        if payload.len() > limits.frame_bytes_max {
-            return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.frame_bytes_max }.into());
+        if payload.len() > limits.payload_bytes_max {
+            return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.payload_bytes_max }.into());
         }
         let max = limits.in_flight_for(priority);
         let _place = Place::take_below(&self.inner.in_flight, max).ok_or(NotRun::QueueFull)?;
@@ -122,8 +165,14 @@ impl Peer {
                 None => self.wait_for_connection(deadline, false).await?,
             };
             let _place = Place::take(&replica.in_flight);
-            match connection.submit(deadline, priority, &payload) {
-                Ok(submitted) => return submitted.outcome(deadline).await,
+            match connection.submit(deadline, priority, &payload, &mut body) {
+                Ok(submitted) => {
+                    let mut answer = submitted.outcome(deadline).await?;
+                    if let Some(body) = &mut answer.body {
+                        body.hold(Held::new(&self.inner, &replica.in_flight));
+                    }
+                    return Ok(answer);
+                }
                 Err(NotTaken::Full) => return Err(NotRun::QueueFull.into()),
                 Err(NotTaken::Ended(text)) => return Err(NotRun::Unreachable(text).into()),
                 // Its task is about to replace it: let it, and look again.

@@ -1,7 +1,7 @@
 //! The task of a calling connection.
 //!
-//! Owns reading, the waking of those whose answers came, the writes that wait for the socket, and the pings. It
-//! ends when the connection does, and then tells everybody who still waits.
+//! Owns reading, the waking of those whose answers came, the writes that wait for the socket, the turns of what leaves in
+//! several frames, and the pings. It ends when the connection does, and then tells everybody who still waits.
 
 use std::{
     future::poll_fn,
@@ -10,24 +10,37 @@ use std::{
 };
 
 use bytes::BytesMut;
+use parking_lot::MutexGuard;
 
 use crate::{
-    ConnectionError, Limits, NotRun, Unknown,
+    Answer, CallFault, ConnectionError, Limits, NotRun, Unknown,
     client::{Connection, Outcome},
-    frame::{self, Frame, Kind},
+    fault::answer_too_large,
+    frame::{self, CHUNK, Frame, Kind, PARTS, STREAMED},
     handshake::Opened,
-    keep_alive::{Beat, KeepAlive},
+    keep_alive::{Beat, KeepAlive, Rounds},
+    receiving::Receiving,
+    sending::Asked,
     stream::{ReadHalf, Stream, poll_read},
 };
 
 /// Reads in one go before others get their turn.
 const READS_MAX: usize = 8;
+/// Pieces of payloads and bodies in one go: between them, what has arrived is read.
+pub(crate) const TURNS_MAX: usize = 8;
+
+const NEVER_MADE: ConnectionError = ConnectionError::Malformed("an answer to a call that was never made");
 
 /// The connection's task: reads, completes, writes for bursts, pings.
 pub(crate) struct Reader {
     connection: Arc<Connection>,
     read: ReadHalf,
     inbound: BytesMut,
+    receiving: Receiving<()>,
+    asked: Asked,
+    rounds: Rounds,
+    /// Something was leaving in several frames when last looked; who adds to it wakes this task.
+    is_sending: bool,
 }
 
 impl Drop for Reader {
@@ -40,8 +53,17 @@ impl Drop for Reader {
 impl Reader {
     pub(crate) fn new(stream: Stream, opened: Opened, limits: Arc<Limits>) -> Self {
         let (read, write) = stream.split();
+        let rounds = Rounds::new(&limits);
         let connection = Connection::new(opened.other, write, limits);
-        Self { connection, read, inbound: opened.inbound }
+        Self {
+            connection,
+            read,
+            inbound: opened.inbound,
+            receiving: Receiving::new(),
+            asked: Asked::default(),
+            rounds,
+            is_sending: false,
+        }
     }
 
     pub(crate) fn connection(&self) -> Arc<Connection> {
@@ -101,7 +123,63 @@ impl Reader {
                 }
             }
         }
+        if let Err(error) = self.poll_streams(cx) {
+            return Poll::Ready(error);
+        }
         self.poll_write(cx, keep_alive)
+    }
+
+    /// Moves what arrives and leaves in several frames.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        if !self.receiving.is_empty() {
+            let mut state = self.connection.state.lock();
+            self.receiving.attend(cx, &mut state.out.pending)?;
+            self.connection.flush(state);
+        }
+        let has_streams = self.is_sending || !self.receiving.is_idle();
+        if self.rounds.poll(cx, has_streams).is_ready() {
+            let idle_max = self.connection.limits.body_idle_max;
+            let mut guard = self.connection.state.lock();
+            let state = &mut *guard;
+            self.receiving.end_idle(idle_max, &mut state.out.pending)?;
+            let idle = state.sending.end_idle(idle_max, &mut state.out.pending);
+            self.connection.flush(guard);
+            drop(idle);
+        }
+        if self.is_sending || !self.asked.is_empty() {
+            self.take_turns(cx);
+        }
+        Ok(())
+    }
+
+    fn take_turns(&mut self, cx: &mut Context<'_>) {
+        let mut turns = 0;
+        loop {
+            let mut guard = self.connection.state.lock();
+            self.asked.extend(guard.sending.wanted());
+            // Bodies are the code of others, so they are asked, and dropped, outside the lock.
+            let said = MutexGuard::unlocked(&mut guard, || self.asked.poll(cx));
+            let mut moved = said.is_some();
+            let state = &mut *guard;
+            let over = said.and_then(|said| state.sending.said(said, &mut state.out.pending));
+            // With more waiting, what is put now would only stand in the way of small frames.
+            moved |= state.out.waiting() < CHUNK && state.put_next();
+            moved |= !state.sending.wanted().is_empty();
+            turns += 1;
+            let is_over = !moved || turns == TURNS_MAX;
+            if is_over || state.out.waiting() >= CHUNK {
+                self.connection.flush(guard);
+            } else {
+                drop(guard);
+            }
+            drop(over);
+            if is_over {
+                if moved {
+                    cx.waker().wake_by_ref();
+                }
+                return;
+            }
+        }
     }
 
     /// Waits for the socket to take more, and notices what others found wrong or finished.
@@ -111,7 +189,12 @@ impl Reader {
             if let Some(error) = state.failed.take() {
                 return Poll::Ready(error);
             }
-            if state.draining.is_some() && state.nobody_waits() && state.out.waiting() == 0 {
+            if state.draining.is_some()
+                && state.nobody_waits()
+                && state.out.waiting() == 0
+                && state.sending.is_empty()
+                && self.receiving.is_idle()
+            {
                 return Poll::Ready(ConnectionError::Closed);
             }
             if !state.out.blocked {
@@ -131,12 +214,45 @@ impl Reader {
     }
 
     fn decode(&mut self, answers: &mut Vec<(u64, Outcome)>) -> Result<(), ConnectionError> {
-        let connection = &self.connection;
-        let body_max = frame::body_bytes_max(&connection.limits);
-        while let Some(frame) = Frame::take(&mut self.inbound, body_max)? {
+        while let Some(frame) = Frame::take(&mut self.inbound, frame::BODY_MAX)? {
+            let connection = &self.connection;
             let id = frame.id;
             match frame.kind {
-                Kind::Answer => answers.push((id, Ok(frame.body))),
+                Kind::Answer if frame.is_whole() => {
+                    let max = connection.limits.payload_bytes_max;
+                    answers.push((
+                        id,
+                        if frame.body.len() > max {
+                            Err(Unknown::NoAnswer(answer_too_large(frame.body.len(), max)).into())
+                        } else {
+                            Ok(Answer { payload: frame.body, body: None })
+                        },
+                    ));
+                }
+                Kind::Answer => self.begin(frame, answers)?,
+                Kind::Part => {
+                    if let Some(whole) = self.receiving.part(frame)? {
+                        answers.push((id, Ok(Answer { payload: whole.payload, body: whole.body })));
+                    }
+                }
+                Kind::Data => self.receiving.data(&frame)?,
+                Kind::Reset => {
+                    if self.receiving.reset(&frame)? {
+                        answers.push((id, Err(Unknown::NoAnswer(frame.text()).into())));
+                    }
+                }
+                Kind::Window => {
+                    let bytes = Frame::number(&frame.body)?;
+                    connection.state.lock().sending.allow(id, bytes)?;
+                }
+                Kind::Stop => {
+                    frame.expect_empty()?;
+                    let mut guard = connection.state.lock();
+                    let state = &mut *guard;
+                    let rest = state.sending.break_off(id, "nobody reads it", &mut state.out.pending);
+                    connection.flush(guard);
+                    drop(rest);
+                }
                 Kind::Rejected => answers.push((id, Err(NotRun::Rejected(frame.into_rejection()?).into()))),
                 Kind::NoAnswer => answers.push((id, Err(Unknown::NoAnswer(frame.text()).into()))),
                 Kind::Ping => {
@@ -161,13 +277,54 @@ impl Reader {
         Ok(())
     }
 
+    /// Takes the first frame of an answer that comes in several.
+    fn begin(&mut self, frame: Frame, answers: &mut Vec<(u64, Outcome)>) -> Result<(), ConnectionError> {
+        let (id, is_streamed) = (frame.id, frame.is(STREAMED));
+        let limits = &self.connection.limits;
+        let mut guard = self.connection.state.lock();
+        let state = &mut *guard;
+        if !state.is_known(id) {
+            return Err(NEVER_MADE);
+        }
+        if self.receiving.contains(id) {
+            return Err(ConnectionError::Malformed("an answer that has already begun"));
+        }
+        let in_parts = if frame.is(PARTS) { Frame::number(&frame.body)? } else { 0 };
+        let size = if in_parts > 0 { in_parts } else { frame.body.len() };
+        let refused = if size > limits.payload_bytes_max {
+            Some(Unknown::NoAnswer(answer_too_large(size, limits.payload_bytes_max)))
+        } else if in_parts > 0 && self.receiving.payload_bytes() >= limits.in_flight_bytes_max {
+            Some(Unknown::NoAnswer("too many bytes of answers on their way".to_owned()))
+        } else if is_streamed && self.receiving.bodies() >= limits.bodies_max {
+            Some(Unknown::NoAnswer("too many bodies".to_owned()))
+        } else {
+            None
+        };
+        if let Some(fault) = refused {
+            self.receiving.pass_over(id, in_parts, is_streamed)?;
+            // The last word of this direction too.
+            let rest = state.sending.remove(id);
+            frame::put(&mut state.out.pending, Kind::Cancel, id, &[]);
+            self.connection.flush(guard);
+            drop(rest);
+            answers.push((id, Err(fault.into())));
+        } else if in_parts > 0 {
+            self.receiving.expect_parts(id, (), in_parts, is_streamed);
+        } else {
+            let body = Some(self.receiving.expect_body(id));
+            answers.push((id, Ok(Answer { payload: frame.body, body })));
+        }
+        Ok(())
+    }
+
     /// Gives the answers to those who wait for them, and writes what a burst of callers appended meanwhile.
     fn complete(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         answers: &mut Vec<(u64, Outcome)>,
     ) -> Result<(), ConnectionError> {
         let mut state = self.connection.state.lock();
+        self.is_sending = !state.sending.is_empty();
         let was_burst = std::mem::replace(&mut state.burst, answers.len() > 1);
         let is_burst = state.burst;
         if answers.is_empty() {
@@ -176,14 +333,23 @@ impl Reader {
             }
             return Ok(());
         }
-        let slots = state.slots.len();
-        let known = answers.iter().all(|(id, _)| (*id as u32 as usize) < slots);
+        let known = answers.iter().all(|(id, _)| state.is_known(*id));
+        let mut unsent = Vec::new();
+        if self.is_sending {
+            // What the other side has rejected it does not want the rest of.
+            for (id, _) in answers.iter().filter(|(_, outcome)| matches!(outcome, Err(CallFault::NotRun(_))))
+            {
+                let state = &mut *state;
+                unsent.extend(state.sending.break_off(*id, "rejected", &mut state.out.pending));
+            }
+        }
         let taken: Vec<_> = answers.drain(..).map(|(id, outcome)| (state.take(id), outcome)).collect();
-        if was_burst {
+        if was_burst || !unsent.is_empty() {
             self.connection.flush(state);
         } else {
             drop(state);
         }
+        drop(unsent);
         for (waiting, outcome) in taken {
             if let Some(waiting) = waiting {
                 // A receiver that is gone has given up.
@@ -194,10 +360,6 @@ impl Reader {
             // Behind the callers that were just woken: a task that wakes itself goes to the end of the queue.
             cx.waker().wake_by_ref();
         }
-        if known {
-            Ok(())
-        } else {
-            Err(ConnectionError::Malformed("an answer to a call that was never made"))
-        }
+        if known { Ok(()) } else { Err(NEVER_MADE) }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Replica {
     pub(crate) address: Address,
     /// Calls that wait for an answer from here.
-    pub(crate) in_flight: AtomicUsize,
+    pub(crate) in_flight: Arc<AtomicUsize>,
     state: Mutex<State>,
     /// Why there was no connection, until there is one again.
     fault: Mutex<Option<NotRun>>,
@@ -49,7 +49,7 @@ impl Replica {
     pub(crate) fn new(address: Address) -> Self {
         Self {
             address,
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             state: Mutex::new(State::Connecting),
             fault: Mutex::new(None),
         }

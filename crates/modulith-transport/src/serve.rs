@@ -10,18 +10,20 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admit, ConnectionError, Hello, Limits, Listener, PeerInfo, Priority, Protocol, Rejection, Stream,
-    handshake, serving::Serving, sniff_within,
+    Admit, BodyReader, ConnectionError, Hello, Limits, Listener, PeerInfo, Priority, Protocol, Rejection,
+    Reply, Stream, handshake, serving::Serving, sniff_within,
 };
 
 /// One call, as it arrives.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Incoming {
     pub peer: Arc<PeerInfo>,
     /// When the caller stops waiting, by this process's clock; the time on the network is not subtracted.
     pub deadline: Instant,
     pub priority: Priority,
     pub payload: Bytes,
+    /// What the caller streams behind the payload. Dropping it tells the caller to stop; so does an answer that drops it.
+    pub body: Option<BodyReader>,
 }
 
 /// What a handler makes of a call.
@@ -29,8 +31,9 @@ pub enum Handled {
     /// Done within the call of `handle_now`: no allocation, no task switch.
     Now(Result<Bytes, Rejection>),
     /// To be waited for. The connection's own task polls it, together with its other calls, so it must not
-    /// block. It is dropped when the caller gives up or the connection ends.
-    Later(BoxFuture<'static, Result<Bytes, Rejection>>),
+    /// block. It is dropped when the caller gives up or the connection ends. A body of its [`Reply`] is polled by the same
+    /// task, behind the payload.
+    Later(BoxFuture<'static, Result<Reply, Rejection>>),
 }
 
 /// Runs calls.
@@ -55,7 +58,7 @@ where
 /// Serves one connection, from its preface to its end.
 ///
 /// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those that
-/// run are finished for up to [`Limits::drain_max`], and the connection ends when the caller, having all its answers,
+/// run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends when the caller, having all its answers,
 /// closes it. So no call is lost. Dropping this future ends the connection at once and drops its calls.
 ///
 /// # Errors

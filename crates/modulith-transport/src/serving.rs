@@ -1,13 +1,14 @@
 //! One connection of the called side.
 //!
-//! Owns the running calls and the outgoing bytes. A single task reads whatever has arrived, runs it, and writes all
-//! the answers together; calls that wait are polled by the same task, so a call costs no task of its own. It stops
-//! reading and running when its peer does not read, and refuses what is beyond the limits.
+//! Owns the running calls; `out.rs` has the outgoing bytes. A single task reads whatever has arrived, runs it, and writes all
+//! the answers together; calls that wait are polled by the same task, so a call costs no task of its own, and so are the
+//! bodies of answers. It stops reading and running when its peer does not read, and refuses what is beyond the limits.
+
+mod out;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet},
     future::{Future, poll_fn},
-    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
@@ -25,10 +26,13 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ConnectionError, Handled, Handler, Incoming, Limits, PeerInfo, Rejection, Stream,
-    frame::{self, Frame, Kind},
+    BodyReader, ConnectionError, Handled, Handler, Incoming, Limits, PeerInfo, Priority, Rejection, Reply,
+    Stream,
+    frame::{self, Frame, Kind, PARTS, STREAMED},
     handshake::Opened,
-    keep_alive::{Beat, KeepAlive},
+    keep_alive::{Beat, KeepAlive, Rounds},
+    receiving::Receiving,
+    sending::{Asked, Sending},
     stream::{ReadHalf, WriteHalf, poll_read},
 };
 
@@ -50,12 +54,22 @@ pub(crate) struct Serving {
     by_id: HashMap<u64, AbortHandle>,
     /// Payload bytes of the calls that run.
     payload_bytes: usize,
+    receiving: Receiving<Head>,
+    sending: Sending,
+    asked: Asked,
+    rounds: Rounds,
     keep_alive: KeepAlive,
     /// Armed when the caller was told to send no new calls.
     draining: Option<Pin<Box<Sleep>>>,
 }
 
-type Answering = BoxFuture<'static, Result<Bytes, Rejection>>;
+/// What a call says in front of its payload.
+struct Head {
+    priority: Priority,
+    deadline: Instant,
+}
+
+type Answering = BoxFuture<'static, Result<Reply, Rejection>>;
 
 struct Running {
     id: u64,
@@ -67,7 +81,7 @@ struct Ended {
     id: u64,
     payload_bytes: usize,
     /// `None` if it was cancelled.
-    result: Option<std::thread::Result<Result<Bytes, Rejection>>>,
+    result: Option<std::thread::Result<Result<Reply, Rejection>>>,
 }
 
 impl Future for Running {
@@ -82,7 +96,7 @@ impl Future for Running {
 impl Serving {
     pub(crate) fn new(stream: Stream, opened: Opened, limits: Limits, handler: Arc<dyn Handler>) -> Self {
         let (read, write) = stream.split();
-        let keep_alive = KeepAlive::new(&limits);
+        let (keep_alive, rounds) = (KeepAlive::new(&limits), Rounds::new(&limits));
         Self {
             other: opened.other,
             limits,
@@ -96,6 +110,10 @@ impl Serving {
             calls: FuturesUnordered::new(),
             by_id: HashMap::new(),
             payload_bytes: 0,
+            receiving: Receiving::new(),
+            sending: Sending::default(),
+            asked: Asked::default(),
+            rounds,
             keep_alive,
             draining: None,
         }
@@ -135,12 +153,13 @@ impl Serving {
                     Beat::Ping => frame::put(&mut self.out, Kind::Ping, 0, &[]),
                 }
             }
+            self.poll_streams(cx)?;
             let lacked_room = !self.has_room();
-            let _ = self.poll_flush(cx)?;
+            self.poll_out(cx)?;
             if let Some(limit) = &mut self.draining
                 && limit.as_mut().poll(cx).is_ready()
             {
-                return Poll::Ready(match self.calls.len() {
+                return Poll::Ready(match self.unfinished() {
                     0 => Ok(()),
                     calls => Err(ConnectionError::DrainTimeout { calls }),
                 });
@@ -152,7 +171,14 @@ impl Serving {
     }
 
     fn has_room(&self) -> bool {
-        self.out.len() - self.out_written < self.limits.write_buffer_bytes_max
+        self.waiting() < self.limits.write_buffer_bytes_max
+            && self.sending.payload_bytes() < self.limits.in_flight_bytes_max
+    }
+
+    /// Calls that a drain waits for.
+    fn unfinished(&self) -> usize {
+        let ids = self.by_id.keys().copied().chain(self.receiving.ids()).chain(self.sending.ids());
+        ids.collect::<HashSet<_>>().len()
     }
 
     /// Reads and starts calls; ready at the end of the stream.
@@ -180,10 +206,9 @@ impl Serving {
     }
 
     fn take_frames(&mut self) -> Result<(), ConnectionError> {
-        let body_max = frame::body_bytes_max(&self.limits);
         let now = Instant::now();
         while self.has_room()
-            && let Some(frame) = Frame::take(&mut self.inbound, body_max)?
+            && let Some(frame) = Frame::take(&mut self.inbound, frame::BODY_MAX)?
         {
             match frame.kind {
                 Kind::Call => self.start(frame, now)?,
@@ -193,6 +218,27 @@ impl Serving {
                     if let Some(call) = self.by_id.get(&frame.id) {
                         call.abort();
                     }
+                    if !self.receiving.is_empty() {
+                        self.receiving.cancel(frame.id);
+                    }
+                    if !self.sending.is_empty() {
+                        self.sending.break_off(frame.id, "cancelled", &mut self.out);
+                    }
+                }
+                Kind::Part => {
+                    let id = frame.id;
+                    if let Some(whole) = self.receiving.part(frame)? {
+                        self.run_call(id, whole.head, whole.payload, whole.body);
+                    }
+                }
+                Kind::Data => self.receiving.data(&frame)?,
+                Kind::Reset => {
+                    self.receiving.reset(&frame)?;
+                }
+                Kind::Window => self.sending.allow(frame.id, Frame::number(&frame.body)?)?,
+                Kind::Stop => {
+                    frame.expect_empty()?;
+                    self.sending.break_off(frame.id, "nobody reads it", &mut self.out);
                 }
                 Kind::Ping => {
                     frame.expect_empty()?;
@@ -214,46 +260,71 @@ impl Serving {
     }
 
     fn start(&mut self, frame: Frame, now: Instant) -> Result<(), ConnectionError> {
-        let (id, priority) = (frame.id, frame.priority);
+        let (id, priority) = (frame.id, frame.priority());
+        let (in_parts, is_streamed) = (frame.is(PARTS), frame.is(STREAMED));
         let (remaining_ms, payload) = frame.into_call()?;
-        let place = match self.by_id.entry(id) {
-            Entry::Vacant(place) => place,
-            Entry::Occupied(_) => return Err(ConnectionError::Malformed("a call's id is in use")),
-        };
-        let payload_bytes = payload.len();
-        let refused = if self.draining.is_some() {
-            Some("draining")
-        } else if self.calls.len() >= self.limits.in_flight_for(priority) {
-            Some("too many calls in flight")
-        } else if self.payload_bytes > 0
-            && self.payload_bytes + payload_bytes > self.limits.in_flight_bytes_max
-        {
-            Some("too many bytes in flight")
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
-            frame::put_rejected(&mut self.out, id, &Rejection::new(reason));
-            return Ok(());
+        if self.by_id.contains_key(&id) || self.receiving.contains(id) || self.sending.contains(id) {
+            return Err(ConnectionError::Malformed("a call's id is in use"));
         }
+        let head = Head { priority, deadline: now + Duration::from_millis(remaining_ms.into()) };
+        let size = if in_parts { Frame::number(&payload)? } else { payload.len() };
+        if let Some(rejection) = self.refused(priority, size, is_streamed) {
+            frame::put_rejected(&mut self.out, id, &rejection);
+            if in_parts || is_streamed {
+                self.receiving.pass_over(id, if in_parts { size } else { 0 }, is_streamed)?;
+            }
+        } else if in_parts {
+            self.receiving.expect_parts(id, head, size, is_streamed);
+        } else {
+            let body = is_streamed.then(|| self.receiving.expect_body(id));
+            self.run_call(id, head, payload, body);
+        }
+        Ok(())
+    }
+
+    fn refused(&self, priority: Priority, payload_bytes: usize, is_streamed: bool) -> Option<Rejection> {
+        let limits = &self.limits;
+        if payload_bytes > limits.payload_bytes_max {
+            let text = format!("payload of {payload_bytes} bytes, {} are allowed", limits.payload_bytes_max);
+            return Some(Rejection::new(text));
+        }
+        // A call is in flight from the first part of its payload to the last piece of its answer.
+        let calls = self.calls.len() + self.receiving.payloads() + self.sending.len();
+        let held = self.payload_bytes + self.receiving.payload_bytes();
+        let reason = if self.draining.is_some() {
+            "draining"
+        } else if calls >= limits.in_flight_for(priority) {
+            "too many calls in flight"
+        } else if held > 0 && held + payload_bytes > limits.in_flight_bytes_max {
+            "too many bytes in flight"
+        } else if is_streamed && self.receiving.bodies() >= limits.bodies_max {
+            "too many bodies"
+        } else {
+            return None;
+        };
+        Some(Rejection::new(reason))
+    }
+
+    fn run_call(&mut self, id: u64, head: Head, payload: Bytes, body: Option<BodyReader>) {
+        let payload_bytes = payload.len();
         let call = Incoming {
             peer: Arc::clone(&self.other),
-            deadline: now + Duration::from_millis(remaining_ms.into()),
-            priority,
+            deadline: head.deadline,
+            priority: head.priority,
             payload,
+            body,
         };
         match catch_unwind(AssertUnwindSafe(|| self.handler.handle_now(call))) {
-            Ok(Handled::Now(result)) => self.answer(id, Ok(result)),
+            Ok(Handled::Now(result)) => self.answer(id, Ok(result.map(Reply::from))),
             Ok(Handled::Later(future)) => {
                 let (handle, registration) = AbortHandle::new_pair();
-                place.insert(handle);
+                self.by_id.insert(id, handle);
                 self.payload_bytes += payload_bytes;
                 let future = Abortable::new(AssertUnwindSafe(future).catch_unwind(), registration);
                 self.calls.push(Running { id, payload_bytes, future });
             }
             Err(panic) => self.answer(id, Err(panic)),
         }
-        Ok(())
     }
 
     /// Polls the calls that were woken, as long as their answers have room.
@@ -267,54 +338,5 @@ impl Serving {
                 self.answer(ended.id, result);
             }
         }
-    }
-
-    fn answer(&mut self, id: u64, result: std::thread::Result<Result<Bytes, Rejection>>) {
-        match result {
-            Ok(Ok(answer)) if answer.len() > self.limits.frame_bytes_max => {
-                let text =
-                    format!("answer of {} bytes, {} are allowed", answer.len(), self.limits.frame_bytes_max);
-                frame::put_text(&mut self.out, Kind::NoAnswer, id, &text);
-            }
-            Ok(Ok(answer)) => frame::put(&mut self.out, Kind::Answer, id, &answer),
-            Ok(Err(rejection)) => frame::put_rejected(&mut self.out, id, &rejection),
-            // The panic's text stays here, where the hook has already printed it.
-            Err(_) => frame::put_text(&mut self.out, Kind::NoAnswer, id, "the handler panicked"),
-        }
-    }
-
-    /// Writes until everything is gone or the socket takes no more.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ConnectionError> {
-        while self.out_written < self.out.len() {
-            match self.write.try_write(&self.out[self.out_written..]) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                Ok(written) => {
-                    self.out_written += written;
-                    if std::mem::take(&mut self.blocked) {
-                        // A peer that reads slowly is alive, though nothing may be heard from it: this side
-                        // has stopped reading.
-                        self.keep_alive.heard(tokio::time::Instant::now());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    // A peer that never reads everything must not make the written part pile up.
-                    if self.out_written > self.out.len() / 2 {
-                        self.out.drain(..self.out_written);
-                        self.out_written = 0;
-                    }
-                    match self.write.poll_write_ready(cx) {
-                        Poll::Ready(ready) => ready?,
-                        Poll::Pending => return Ok(Poll::Pending),
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.out.clear();
-        self.out.shrink_to(frame::KEPT_MAX);
-        self.out_written = 0;
-        Ok(Poll::Ready(()))
     }
 }

@@ -15,7 +15,7 @@ use modulith_transport::{
     CallFault, Handled, Incoming, Limits, Listener, NotRun, Priority, Rejection, Unknown,
 };
 use support::*;
-use tokio::task::JoinSet;
+use tokio::{io::AsyncWriteExt, task::JoinSet};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_get_their_own_answers() {
@@ -30,7 +30,7 @@ async fn many_callers_get_their_own_answers() {
                     for _ in 0..call.payload.len() % 7 {
                         tokio::task::yield_now().await;
                     }
-                    Ok(call.payload)
+                    Ok(call.payload.into())
                 })),
                 _ => Handled::Now(Ok(call.payload)),
             }
@@ -96,7 +96,7 @@ async fn a_kill_in_flight_is_unknown() {
 
 #[tokio::test]
 async fn rejections_panics_and_sizes_are_told_apart() {
-    let limits = Limits { frame_bytes_max: 2000, ..Limits::default() };
+    let limits = Limits { payload_bytes_max: 2000, ..Limits::default() };
     let handler = |call: Incoming| match &call.payload[..] {
         b"reject" => Handled::Now(Err(Rejection::retry_after("not today", 250))),
         b"reject later" => Handled::Later(Box::pin(async { Err(Rejection::new("r".repeat(5000))) })),
@@ -214,9 +214,9 @@ async fn a_caller_that_leaves_stops_the_work() {
 /// connection is lost, and a withdrawn call arrives as nothing.
 #[tokio::test]
 async fn what_never_left_is_not_run() {
-    const MIB: usize = 1 << 20;
+    const CALLS: usize = 32;
     let folder = tempfile::tempdir().expect("a folder");
-    let limits = Limits { write_buffer_bytes_max: 8 * MIB, ..Limits::default() };
+    let limits = Limits { write_buffer_bytes_max: 1 << 20, ..Limits::default() };
     for loses_connection in [false, true] {
         let listener = Listener::bind(&unix(&folder)).await.expect("a free address");
         let peer = peer_with(&unix(&folder), limits.clone());
@@ -224,41 +224,46 @@ async fn what_never_left_is_not_run() {
         connected.expect("a handshake");
         let deadline = if loses_connection { soon() } else { Instant::now() + Duration::from_millis(200) };
         let mut calls = JoinSet::new();
-        for call in 0..6u8 {
+        for call in 0..CALLS {
             let peer = peer.clone();
-            calls.spawn(async move {
-                (call, peer.call(deadline, Priority::Ordinary, Bytes::from(vec![call; MIB])).await)
-            });
+            // As large as goes in one frame: the kernel takes a few of them, the buffer sixteen.
+            let payload = Bytes::from(vec![call as u8; 64 << 10]);
+            calls.spawn(async move { (call, peer.call(deadline, Priority::Ordinary, payload).await) });
         }
-        while peer.in_flight() < 6 {
-            tokio::task::yield_now().await;
+        // All of them have been submitted when those without a place are refused.
+        let mut outcomes = vec![None; CALLS];
+        while outcomes[CALLS - 1].is_none() {
+            let (call, outcome) = in_time(calls.join_next()).await.expect("calls").expect("no panic");
+            outcomes[call] = Some(outcome);
         }
-        // One round more, so that the last of them has gone from its place in flight into the buffer.
-        tokio::task::yield_now().await;
-        let fault = peer.call(soon(), Priority::Ordinary, Bytes::from(vec![0; 4 * MIB])).await;
-        assert_eq!(fault, Err(CallFault::NotRun(NotRun::QueueFull)));
+        assert_eq!(outcomes[CALLS - 1], Some(Err(CallFault::NotRun(NotRun::QueueFull))));
         if loses_connection {
-            drop(stream);
-            while let Some(call) = in_time(calls.join_next()).await {
-                match call.expect("no panic") {
-                    (0, outcome) => assert_eq!(outcome, Err(CallFault::Unknown(Unknown::ConnectionLost))),
-                    (_, Err(CallFault::NotRun(NotRun::Unreachable(_)))) => {}
-                    other => panic!("{other:?}"),
-                }
-            }
-            continue;
+            stream.shutdown().await.expect("half closed");
         }
         while let Some(call) = in_time(calls.join_next()).await {
-            match call.expect("no panic") {
-                (0, outcome) => assert_eq!(outcome, Err(CallFault::Unknown(Unknown::Deadline))),
-                (_, outcome) => assert_eq!(outcome, Err(CallFault::NotRun(NotRun::Deadline))),
-            }
+            let (call, outcome) = call.expect("no panic");
+            outcomes[call] = Some(outcome);
+        }
+        // In the order in which they were submitted: left, not left, not accepted.
+        let ended = |at: &usize| match &outcomes[*at] {
+            Some(Err(CallFault::Unknown(Unknown::ConnectionLost | Unknown::Deadline))) => 0,
+            Some(Err(CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Deadline))) => 1,
+            Some(Err(CallFault::NotRun(NotRun::QueueFull))) => 2,
+            other => panic!("{other:?}"),
+        };
+        assert!((0..CALLS).is_sorted_by_key(|at| ended(&at)), "{outcomes:?}");
+        let left = (0..CALLS).filter(|at| ended(at) == 0).count();
+        let stayed = (0..CALLS).filter(|at| ended(at) == 1).count();
+        assert!(left > 0 && stayed > 0, "{outcomes:?}");
+        if loses_connection {
+            continue;
         }
         let mut kinds = Vec::new();
-        for _ in 0..7 {
+        for _ in 0..left * 2 + stayed {
             kinds.push(in_time(read_frame(&mut stream)).await.expect("a frame").0);
         }
         kinds.sort_unstable();
-        assert_eq!(kinds, [CALL, 8, VOID, VOID, VOID, VOID, VOID]);
+        let expected = [vec![CALL; left], vec![CANCEL; left], vec![VOID; stayed]].concat();
+        assert_eq!(kinds, expected);
     }
 }

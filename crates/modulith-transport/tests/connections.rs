@@ -55,7 +55,7 @@ async fn a_drain_loses_no_call() {
                 for _ in 0..turn % 5 {
                     tokio::task::yield_now().await;
                 }
-                Ok(call.payload)
+                Ok(call.payload.into())
             }))
         };
         let listener = Listener::bind(&tcp()).await.expect("a free port");

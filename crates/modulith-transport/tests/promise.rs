@@ -10,9 +10,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use modulith_transport::{CallFault, Handled, Incoming, Limits, Priority, Rejection};
+use futures_util::StreamExt;
+use modulith_transport::{
+    Body, CallFault, ConnectionError, Handled, Incoming, Limits, Priority, Rejection, Reply,
+};
 use support::*;
 use tokio::task::JoinSet;
+
+/// Whatever callers do, their side of the connection keeps to the protocol.
+fn no_rule_was_broken(served: &mut Served) {
+    while let Ok(ended) = served.ended.try_recv() {
+        assert!(!matches!(ended, Err(ConnectionError::Malformed(_))), "{ended:?}");
+    }
+}
 
 #[derive(Default)]
 struct Counts {
@@ -42,7 +52,16 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                 for _ in 0..id % 50 {
                     tokio::task::yield_now().await;
                 }
-                Ok(call.payload)
+                // Some bodies come back, some are read a little, and some not at all.
+                let body = match (call.body, id % 3) {
+                    (Some(body), 0) => Some(Body::new(body)),
+                    (Some(mut body), 1) => {
+                        let _ = body.next().await;
+                        None
+                    }
+                    _ => None,
+                };
+                Ok(Reply { payload: call.payload, body })
             }))
         };
         let handler = Arc::new(handler);
@@ -70,15 +89,27 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                         0 => Instant::now() + Duration::from_micros(id % 3000),
                         _ => soon(),
                     };
+                    let body = id.is_multiple_of(4).then(|| {
+                        let pieces = vec![Ok(Bytes::from(vec![5; (id * 31 % 100_000) as usize])); 3];
+                        Body::new(futures_util::stream::iter(pieces))
+                    });
+                    let call = async {
+                        let answer = peer.open(deadline, Priority::Ordinary, payload.clone(), body).await?;
+                        if let Some(mut body) = answer.body
+                            && !id.is_multiple_of(5)
+                        {
+                            while let Some(Ok(_)) = body.next().await {}
+                        }
+                        Ok(answer.payload)
+                    };
                     let outcome = if id.is_multiple_of(7) {
                         // Left alone after a moment; what became of it is nobody's business.
-                        let call = peer.call(deadline, Priority::Ordinary, payload.clone());
                         match tokio::time::timeout(Duration::from_micros(id % 500), call).await {
                             Ok(outcome) => outcome,
                             Err(_) => continue,
                         }
                     } else {
-                        peer.call(deadline, Priority::Ordinary, payload.clone()).await
+                        call.await
                     };
                     match outcome {
                         Ok(answer) => {
@@ -108,6 +139,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                 }
             };
             in_time(progress).await;
+            no_rule_was_broken(&mut served);
             served.kill().await;
             served = Served::start(&address, limits.clone(), handler.clone()).await;
         }
@@ -126,6 +158,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
         // All three ends were met, else this has shown nothing.
         assert!(total.answered > 0 && !total.not_run.is_empty() && total.unknown > 0);
         assert_eq!(peer.in_flight(), 0);
+        no_rule_was_broken(&mut served);
         served.kill().await;
     }
 }

@@ -83,6 +83,7 @@ struct Inside {
 struct Attempt {
     path: String,
     idempotency_key: Option<String>,
+    traceparent: Option<String>,
     body: String,
 }
 
@@ -108,6 +109,7 @@ async fn write(State(provider): State<Provider>, uri: Uri, headers: HeaderMap, b
         inside.attempts.push(Attempt {
             path: uri.path().to_owned(),
             idempotency_key: idempotency_key(&headers).map(str::to_owned),
+            traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
             body: String::from_utf8_lossy(&body).into_owned(),
         });
         inside.next_fault(uri.path())

@@ -265,6 +265,7 @@ async fn with_rubbish(app: &Application, rubbish: &Mutex<Rubbish>) -> anyhow::Re
     let left_ms: u64 = headers["request-timeout-ms"].to_str()?.parse()?;
     assert!((1..=200).contains(&left_ms), "{left_ms} ms");
     assert!(!headers.contains_key("idempotency-key"), "a query has none");
+    assert!(headers.contains_key("traceparent"), "it belongs to the request's trace");
 
     let large = format!("[{}\"x\"]", "\"NOPE\",".repeat(300_000));
     let refusal =

@@ -54,6 +54,18 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// What is asked, in one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ask::Step { .. } => "step",
+            Ask::Run { .. } => "run",
+            Ask::Effect { .. } => "effect",
+            Ask::Seal { .. } => "seal",
+            Ask::Undo { .. } => "undo",
+            Ask::Look { .. } => "look",
+        }
+    }
+
     /// The contract it names; a run names those of its plan's steps.
     pub fn contract(&self) -> Option<&str> {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use modulith_core::{
     BoxFuture, CallFault, Context, Fault, NotRun, PlanModel, Protection, RefusalRecord, SagaEnd, SagaRefused,
-    Snapshot, StepKind, UndoModel, Unknown, UnknownReason, crash_point,
+    Snapshot, StepKind, Trace, UndoModel, Unknown, UnknownReason, crash_point,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -55,6 +55,8 @@ pub struct Drive<W> {
     pub(super) reply: Option<Reply>,
     /// It was begun by a process that has ended since.
     pub(super) resumed: bool,
+    /// The trace of the request that began it, for as long as its process lives.
+    pub(super) trace: Option<Trace>,
     /// What was last said instead of a certain answer.
     pub(super) fault: Option<CallFault>,
     pub(super) orders: Arc<Orders>,
@@ -557,7 +559,8 @@ impl<W: World> Drive<W> {
         time: Duration,
         urgency: Urgency,
     ) -> Result<Told, CallFault> {
-        let context = Context::background(format!("saga-{}-{:x}", self.sagas.module, self.id.seq));
+        let request_id = format!("saga-{}-{:x}", self.sagas.module, self.id.seq);
+        let context = Context { trace: self.trace.clone(), ..Context::background(request_id) };
         let asked = Asked { saga: self.id, ask, water: self.sagas.water_for(self.id) };
         match place {
             Place::Here => self.sagas.participant.answer(asked, context).await,

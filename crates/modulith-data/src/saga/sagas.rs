@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use modulith_core::{
-    AnyBox, CallFault, ClientKey, Fault, FaultKind, NotRun, NotRunReason, PlanModel, SagaEnd, Snapshot,
-    decode,
+    AnyBox, CallFault, ClientKey, Context, Fault, FaultKind, NotRun, NotRunReason, PlanModel, SagaEnd,
+    Snapshot, decode,
 };
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -144,6 +144,7 @@ impl<W: World> Sagas<W> {
         let mut drive = self.drive(id, plan.clone(), input, Walk::forward(plan), Some(room));
         drive.begin = Some(begin);
         drive.reply = Some(reply);
+        drive.trace = Context::current().trace;
         Ok((drive, answered))
     }
 
@@ -178,6 +179,7 @@ impl<W: World> Sagas<W> {
             end: None,
             reply: None,
             resumed: false,
+            trace: None,
             fault: None,
             orders,
             _room: room,

@@ -181,7 +181,7 @@ impl Database {
     ) -> Result<T, NotRun> {
         self.queue.expect_whole()?;
         reader::with_snapshot(self.number, &self.path, module, |statements| {
-            query(&Snapshot::new(statements, crate::clock::now_ms()))
+            query(&Snapshot::with_clock(statements, crate::clock::now_ms))
         })
         .map_err(NotRun::from)
     }

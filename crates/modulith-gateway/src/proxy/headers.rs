@@ -9,7 +9,9 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use modulith_core::{Context, Principal};
+use modulith_core::{Context, Principal, Trace};
+
+use crate::sampling;
 
 /// The token that opens a service to its gateway.
 pub(crate) const INTERNAL: HeaderName = HeaderName::from_static("modulith-internal");
@@ -68,6 +70,11 @@ pub(super) fn tell(headers: &mut HeaderMap, token: &HeaderValue, context: &Conte
         Ok(id) => headers.insert(REQUEST_ID, id),
         Err(_) => headers.remove(REQUEST_ID),
     };
+    for (name, value) in context.trace_headers() {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn principal_value(principal: &Principal) -> HeaderValue {
@@ -107,6 +114,7 @@ pub(crate) fn told(headers: &mut HeaderMap) -> Option<Context> {
     Some(Context {
         principal,
         deadline: Some(Instant::now().checked_add(Duration::from_millis(left))?),
+        trace: sampling::take(headers).map(Trace::next),
         ..Context::background(request_id.to_str().ok()?)
     })
 }
@@ -122,10 +130,15 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(PRINCIPAL, HeaderValue::from_static("user:ZXZl"));
             let deadline = Instant::now() + Duration::from_secs(5);
-            let context = Context { principal, deadline: Some(deadline), ..Context::background("r-1") };
+            let trace = Some(Trace { state: Some("a=1".into()), ..Trace::start(true) });
+            let deadline_at = Some(deadline);
+            let context = Context { principal, deadline: deadline_at, trace, ..Context::background("r-1") };
             tell(&mut headers, &HeaderValue::from_static("t"), &context);
             let told = told(&mut headers).unwrap();
             assert_eq!((&told.principal, &*told.request_id), (&context.principal, "r-1"));
+            let (there, here) = (told.trace.unwrap(), context.trace.unwrap());
+            assert_eq!((there.id, there.flags, &there.state), (here.id, here.flags, &here.state));
+            assert_ne!(there.span, here.span, "the service's own");
             assert!(deadline - told.deadline.unwrap() < Duration::from_millis(100));
             assert_eq!(headers.keys().collect::<Vec<_>>(), [INTERNAL]);
         }

@@ -15,8 +15,8 @@ use modulith_gateway::http::{
     Admin, Json, Keyed, Path as PathOf, Problem, Query, SignedIn, finish, get, post,
 };
 use modulith_gateway::{
-    AccessToken, Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, SessionKeys, Target, Upstream,
-    serve,
+    AccessToken, Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Sampling, SessionKeys, Target,
+    Upstream, serve,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ impl World {
     }
 
     pub(crate) fn edge(&self) -> Edge {
-        Edge::new(self.sessions.clone(), self.admin.clone(), self.limits)
+        Edge::new(self.sessions.clone(), self.admin.clone(), self.limits, Sampling::default())
     }
 
     pub(crate) fn session(&self, user: &str) -> String {

@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Unknown, UnknownReason, decode};
+use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Trace, Unknown, UnknownReason, decode};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
 use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
+use tracing::{Instrument, Span};
 
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
+use crate::spans;
 
 /// See the module's documentation.
 pub(crate) struct Answers {
@@ -30,13 +32,16 @@ impl Handler for Answers {
 
 impl Answers {
     fn handle(&self, call: &Incoming) -> Result<Handled, String> {
-        let (head, request) = wire::read(&call.payload)?;
+        let (mut head, request) = wire::read(&call.payload)?;
+        head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
         if head.ask == Ask::Saga {
             let asked: Asked = decode(&request).map_err(|fault| fault.message)?;
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
+            let contract = asked.ask.contract().unwrap_or_default();
+            let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
             let (hosted, context) = (self.hosted.clone(), context(head, call));
-            return Ok(later(async move {
+            return Ok(later(span, async move {
                 hosted.participant.answer(asked, context).await.map_or_else(Told::from, Told::Saga)
             }));
         }
@@ -47,22 +52,23 @@ impl Answers {
             Ok(method) => method,
             Err(not_run) => return Ok(Handled::Now(told_bytes(&not_run.into()))),
         };
+        let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
         let hosted = self.hosted.clone();
         Ok(match head.ask {
             Ask::Query if !method.is_heavy() => {
-                Handled::Now(told_bytes(&self.hosted.query(&method, &request)))
+                Handled::Now(span.in_scope(|| answered(&span, &self.hosted.query(&method, &request))))
             }
-            Ask::Query => later(async move { hosted.heavy_query(method, request).await }),
+            Ask::Query => later(span, async move { hosted.heavy_query(method, request).await }),
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
-                later(async move {
+                later(span, async move {
                     hosted.command(deadline, method, keyed, request).await.unwrap_or_else(Told::from)
                 })
             }
             Ask::Effect => {
                 let context = context(head, call);
-                later(async move { hosted.call_effect(method, request, context).await })
+                later(span, async move { hosted.call_effect(method, request, context).await })
             }
             Ask::Saga => unreachable!("answered above"),
         })
@@ -93,12 +99,22 @@ fn context(head: Head<'_>, call: &Incoming) -> Context {
     Context {
         principal: head.principal,
         deadline: Some(call.deadline),
+        trace: head.trace,
         ..Context::background(head.request_id)
     }
 }
 
-fn later(answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    Handled::Later(Box::pin(async move { told_bytes(&answer.await) }))
+fn later(span: Span, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
+    let within = span.clone();
+    Handled::Later(Box::pin(async move { answered(&within, &answer.await).map(Into::into) }.instrument(span)))
+}
+
+/// The answer's bytes; of a sampled call also the line that ends it.
+fn answered(span: &Span, told: &Told) -> Result<Bytes, Rejection> {
+    if !span.is_none() {
+        tracing::debug!(outcome = told.outcome(), "answered");
+    }
+    told_bytes(told)
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

@@ -17,15 +17,17 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use modulith_core::{
     BoxFuture, CallFault, Context, JsonCodec, Kind, NotRun, NotRunReason, Outcome, RefusalRecord, RemoteCall,
-    RemoteCalls, StepKey, Unknown, UnknownReason,
+    RemoteCalls, StepKey, Trace, Unknown, UnknownReason,
 };
 use modulith_gateway::http::IDEMPOTENCY_KEY;
 use modulith_gateway::{AccessToken, CALL, KeyError, REQUEST_TIMEOUT_MS};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use super::link::repeated;
 use crate::hosted::{ProcessKeys, client_step_key};
+use crate::spans;
 use crate::topology::Topology;
 
 /// Connecting to an external service.
@@ -107,8 +109,10 @@ pub(crate) struct ExternalLink {
 
 impl RemoteCalls for ExternalLink {
     fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
-        Box::pin(async move {
-            let context = Context::current();
+        let mut context = Context::current();
+        context.trace = context.trace.map(Trace::next);
+        let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
+        let asked = async move {
             let deadline = context.deadline_or_default();
             let key = match (call.kind, &call.key) {
                 (Kind::Query, _) => None,
@@ -124,7 +128,8 @@ impl RemoteCalls for ExternalLink {
             let (service, call, context, body) = (&self.service, &call, &context, &body);
             repeated(call.kind, deadline, || service.attempt(call, context, key, body.clone(), deadline))
                 .await
-        })
+        };
+        Box::pin(asked.instrument(span))
     }
 }
 
@@ -149,6 +154,9 @@ impl External {
             .header(REQUEST_TIMEOUT_MS, left_ms);
         if !context.request_id.is_empty() {
             request = request.header("x-request-id", &*context.request_id);
+        }
+        for (name, value) in context.trace_headers() {
+            request = request.header(name, value);
         }
         if let Some(key) = key {
             request = request.header(IDEMPOTENCY_KEY, key.to_string());

@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use modulith_core::{
-    BoxFuture, CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Unknown,
-    UnknownReason,
+    BoxFuture, CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Trace,
+    Unknown, UnknownReason,
 };
 use modulith_data::inbox::body_hash;
 use modulith_transport::Priority;
+use tracing::Instrument;
 
 use super::peers::Peers;
 use super::wire::{Ask, Head, Keyed, Told};
 use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
+use crate::spans;
 
 /// Attempts at one call, the first one included. Only what is idempotent is repeated, within the deadline.
 const ATTEMPTS_MAX: u32 = 4;
@@ -29,7 +31,10 @@ pub(crate) struct RemoteLink {
 
 impl RemoteCalls for RemoteLink {
     fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
-        Box::pin(self.repeat(call))
+        let mut context = Context::current();
+        context.trace = context.trace.map(Trace::next);
+        let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
+        Box::pin(self.repeat(call, context).instrument(span))
     }
 }
 
@@ -67,8 +72,7 @@ where
 }
 
 impl RemoteLink {
-    async fn repeat(&self, call: RemoteCall) -> Result<Outcome, CallFault> {
-        let context = Context::current();
+    async fn repeat(&self, call: RemoteCall, context: Context) -> Result<Outcome, CallFault> {
         let deadline = context.deadline_or_default();
         let payload = &self.payload(&call, &context)?;
         repeated(call.kind, deadline, || async move {
@@ -113,6 +117,7 @@ impl RemoteLink {
             request_id: &context.request_id,
             principal: context.principal.clone(),
             keyed: self.keyed(call),
+            trace: context.trace.clone(),
         };
         head.with_body(&call.request).map_err(NotRun::from)
     }

@@ -13,6 +13,8 @@
 //!                                     `c` and the name for a program that is none of ours
 //!       2 method, UTF-8             5 key of a command: origin, direction, step u16, seq i64, src[16],
 //!       3 request id, UTF-8           hash of the body [16], how long the key is kept i64 (ms)
+//!       6 trace: id [16], span [8], flags u8 (W3C Trace Context, 2)
+//!       7 tracestate, at most 512 bytes; only behind a trace
 //!
 //! answer  kind u8   body
 //! kind  1 done: the answer         3 of a saga: Told       5 unknown: Unknown
@@ -25,8 +27,8 @@
 
 use bytes::Bytes;
 use modulith_core::{
-    Direction, Fault, FaultKind, NotRun, Origin, Outcome, Principal, RefusalRecord, StepKey, Unknown, decode,
-    encode,
+    Direction, Fault, FaultKind, NotRun, Origin, Outcome, Principal, RefusalRecord, StepKey, Trace,
+    TraceFlags, Unknown, decode, encode,
 };
 use modulith_data::inbox::BodyHash;
 use modulith_data::saga::Told as SagaTold;
@@ -56,6 +58,7 @@ pub(crate) struct Head<'a> {
     pub(crate) principal: Option<Principal>,
     /// Of a command.
     pub(crate) keyed: Option<Keyed>,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// Under which key a command runs.
@@ -71,6 +74,8 @@ const METHOD: u8 = 2;
 const REQUEST_ID: u8 = 3;
 const PRINCIPAL: u8 = 4;
 const KEYED: u8 = 5;
+const TRACE: u8 = 6;
+const TRACE_STATE: u8 = 7;
 /// Tags from here on have to be understood.
 const MANDATORY: u8 = 128;
 const KEYED_BYTES: usize = 1 + 1 + 2 + 8 + 16 + 16 + 8;
@@ -91,6 +96,10 @@ impl Head<'_> {
         }
         if let Some(keyed) = &self.keyed {
             put(&mut out, KEYED, &[&keyed.encode()])?;
+        }
+        if let Some(trace) = &self.trace {
+            put(&mut out, TRACE, &[&trace.id, &trace.span, &[trace.flags.bits()]])?;
+            put(&mut out, TRACE_STATE, &[trace.state.as_deref().unwrap_or_default().as_bytes()])?;
         }
         out.push(0);
         out.extend_from_slice(body);
@@ -127,7 +136,8 @@ pub(crate) fn read(payload: &Bytes) -> Result<(Head<'_>, Bytes), String> {
         4 => Ask::Saga,
         other => return Err(format!("a call of kind {other} is not understood here")),
     };
-    let mut head = Head { ask, contract: "", method: "", request_id: "", principal: None, keyed: None };
+    let mut head =
+        Head { ask, contract: "", method: "", request_id: "", principal: None, keyed: None, trace: None };
     loop {
         let (tag, after) = rest.split_first().ok_or_else(cut)?;
         rest = after;
@@ -144,6 +154,15 @@ pub(crate) fn read(payload: &Bytes) -> Result<(Head<'_>, Bytes), String> {
             REQUEST_ID => head.request_id = text(field, "request id")?,
             PRINCIPAL => head.principal = Some(principal(field)?),
             KEYED => head.keyed = Some(Keyed::decode(field)?),
+            TRACE => head.trace = trace(field),
+            TRACE_STATE => {
+                let state = text(field, "tracestate")?;
+                if let Some(trace) = &mut head.trace
+                    && state.len() <= Trace::STATE_BYTES_MAX
+                {
+                    trace.state = Some(state.into());
+                }
+            }
             unknown @ MANDATORY.. => return Err(format!("field {unknown} of a call is not understood here")),
             _ => {}
         }
@@ -163,6 +182,14 @@ fn principal(field: &[u8]) -> Result<Principal, String> {
         // Never a guest by mistake: who is not understood is refused.
         _ => Err("the call's principal is not understood here".to_owned()),
     }
+}
+
+/// One that is not understood is none: a call is not refused for what only its observers need.
+fn trace(field: &[u8]) -> Option<Trace> {
+    let (id, rest) = field.split_first_chunk()?;
+    let (span, rest) = rest.split_first_chunk()?;
+    let flags = TraceFlags::from_bits(*rest.first()?);
+    Some(Trace { id: *id, span: *span, flags, state: None }).filter(Trace::is_valid)
 }
 
 impl Keyed {
@@ -213,6 +240,17 @@ pub(crate) enum Told {
 }
 
 impl Told {
+    /// How the call ended, in one word.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Outcome(Outcome::Done(_)) => "done",
+            Self::Outcome(Outcome::Refused(_)) | Self::Saga(SagaTold::Refused { .. }) => "refused",
+            Self::Saga(_) => "done",
+            Self::NotRun(_) => "not_run",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
     pub(crate) fn encode(&self) -> Result<Bytes, Fault> {
         let (kind, body) = match self {
             Self::Outcome(Outcome::Done(answer)) => {
@@ -264,6 +302,12 @@ mod tests {
             request_id: "r-1",
             principal: Some(Principal::User("ann".into())),
             keyed: Some(Keyed { key, hash: [9; 16], kept_ms: 600_000 }),
+            trace: Some(Trace {
+                id: [11; 16],
+                span: [12; 8],
+                flags: TraceFlags::random(true),
+                state: Some("a=1".into()),
+            }),
         }
     }
 
@@ -275,7 +319,10 @@ mod tests {
             &b"\x02\x01\x08\0products\x02\x04\0hold\x03\x03\0r-1\x04\x04\0uann\x05\x34\0\x01\0\x03\0\x02\x01\0\0\0\0\0\0"[..],
             &[7; 16],
             &[9; 16],
-            b"\xc0\x27\x09\0\0\0\0\0\0body",
+            b"\xc0\x27\x09\0\0\0\0\0\x06\x19\0",
+            &[11; 16],
+            &[12; 8],
+            b"\x03\x07\x03\0a=1\0body",
         ]
         .concat();
         assert_eq!(payload, pinned);
@@ -284,6 +331,7 @@ mod tests {
         assert_eq!((read.ask, read.contract, read.method), (wrote.ask, wrote.contract, wrote.method));
         assert_eq!((read.request_id, read.principal), (wrote.request_id, wrote.principal));
         assert_eq!((read.keyed, &body[..]), (wrote.keyed, &b"body"[..]));
+        assert_eq!(read.trace, wrote.trace);
         assert_eq!(&Told::Outcome(Outcome::Done(b"x".to_vec())).encode().expect("short")[..], b"\x01x");
     }
 
@@ -298,6 +346,22 @@ mod tests {
         let (head, body) = read(&payload).expect("a field that may be skipped");
         assert_eq!((head.contract, &body[..]), ("c", &b"body"[..]));
         assert_eq!(read(&later(128)).expect_err("mandatory"), "field 128 of a call is not understood here");
+    }
+
+    #[test]
+    fn a_trace_that_is_not_understood_is_none_and_the_call_goes_on() {
+        let with = |field: &[u8], state: &[u8]| {
+            let mut payload = vec![1];
+            put(&mut payload, TRACE, &[field]).expect("short");
+            put(&mut payload, TRACE_STATE, &[state]).expect("short");
+            payload.push(0);
+            read(&payload.into()).expect("the call goes on").0.trace
+        };
+        assert_eq!(with(&[1; 24], b"a=1"), None);
+        assert_eq!(with(&[0; 25], b"a=1"), None);
+        // What a later version appends is skipped, and a state that is too long is dropped alone.
+        let state = |bytes: usize| with(&[1; 26], &vec![b'a'; bytes]).expect("valid").state.map(|s| s.len());
+        assert_eq!((state(512), state(513)), (Some(512), None));
     }
 
     #[test]

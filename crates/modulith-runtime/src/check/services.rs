@@ -14,6 +14,7 @@ pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
         let message = "the front door listens on a port, not on a Unix socket";
         problems.push(topology.problem("gateway.listen", message, "write `listen = \"127.0.0.1:8080\"`"));
     }
+    telemetry(topology, problems);
     for (number, service) in topology.services.iter().enumerate() {
         let before = &topology.services[..number];
         name(topology, service, problems);
@@ -29,6 +30,19 @@ pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
                 format!("list its modules, or remove `[service.{}]`", service.name),
             ));
         }
+    }
+}
+
+/// Metrics name contracts, peers and rates, and are shown there to whoever asks.
+fn telemetry(topology: &Topology, problems: &mut Vec<Problem>) {
+    let Some(listen) = &topology.telemetry.listen else {
+        return;
+    };
+    let on_loopback = matches!(listen, Address::Tcp(host_port) if is_loopback(split(host_port).0));
+    if !on_loopback {
+        let message = format!("metrics are shown on loopback only, not on {listen}");
+        let mend = "write `listen = \"127.0.0.1:9464\"`, or read `/admin/metrics` with the admin token";
+        problems.push(topology.problem("telemetry.listen", message, mend));
     }
 }
 

@@ -6,16 +6,18 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use modulith_gateway::Sampling;
 use modulith_transport::Address;
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
     DRAIN_S_DEFAULT, DRAIN_S_MAX, GatewaySection, LISTEN_DEFAULT, Problem, Problems, ServiceSection,
-    Topology, nearest,
+    TelemetrySection, Topology, nearest,
 };
 
-const SECTIONS: [&str; 6] = ["gateway", "service", "module", "expose", "caller", "external"];
+const SECTIONS: [&str; 7] = ["gateway", "telemetry", "service", "module", "expose", "caller", "external"];
 const GATEWAY_KEYS: [&str; 2] = ["listen", "drain_s"];
+const TELEMETRY_KEYS: [&str; 3] = ["sample_ratio", "trust_parent", "listen"];
 const SERVICE_KEYS: [&str; 4] = ["modules", "listen", "database", "replicas"];
 
 pub(super) fn load(path: &Path) -> Result<Topology, Problems> {
@@ -73,6 +75,7 @@ impl Reader<'_> {
         for (name, item) in root.iter() {
             match (name, item.as_table_like()) {
                 ("gateway", Some(section)) => self.gateway(section),
+                ("telemetry", Some(section)) => self.telemetry(section),
                 ("service", Some(services)) => self.each_section("service", services, Self::service),
                 ("module", Some(modules)) => self.each_section("module", modules, |_, _, _| {}),
                 ("expose", Some(section)) => self.expose(section),
@@ -80,7 +83,7 @@ impl Reader<'_> {
                 ("external", Some(externals)) => {
                     self.each_section("external", externals, Self::external);
                 }
-                ("gateway" | "expose", None) => {
+                ("gateway" | "telemetry" | "expose", None) => {
                     let mend = format!("write `[{name}]` on a line of its own");
                     self.wrong_type(name, item, "a section", &mend);
                 }
@@ -146,6 +149,32 @@ impl Reader<'_> {
             }
         }
         self.topology.gateway = gateway;
+    }
+
+    fn telemetry(&mut self, section: &dyn TableLike) {
+        self.lines("telemetry", section);
+        let mut telemetry = TelemetrySection::default();
+        for (name, item) in section.iter() {
+            let key = format!("telemetry.{name}");
+            match name {
+                "sample_ratio" => {
+                    let ratio = item.as_float().or_else(|| item.as_integer().map(|whole| whole as f64));
+                    let mend = format!("write `sample_ratio = {}`", Sampling::RATIO_DEFAULT);
+                    match ratio {
+                        Some(ratio) if (0.0..=1.0).contains(&ratio) => telemetry.sampling.ratio = ratio,
+                        Some(ratio) => self.add(&key, format!("{ratio} is not from 0 to 1"), mend),
+                        None => self.wrong_type(&key, item, "a number", &mend),
+                    }
+                }
+                "trust_parent" => match item.as_bool() {
+                    Some(trust) => telemetry.sampling.trust_parent = trust,
+                    None => self.wrong_type(&key, item, "a boolean", "write `trust_parent = false`"),
+                },
+                "listen" => telemetry.listen = self.address(&key, item, "127.0.0.1:9464"),
+                _ => self.unknown("telemetry", name, &TELEMETRY_KEYS),
+            }
+        }
+        self.topology.telemetry = telemetry;
     }
 
     fn service(&mut self, name: &str, section: &dyn TableLike) {

@@ -160,7 +160,7 @@ impl Handler for Gate {
         Handled::Later(Box::pin(async move {
             let _probe = Probe(gate.dropped, gate.gone);
             gate.open.acquire().await.expect("an open semaphore").forget();
-            Ok(call.payload)
+            Ok(call.payload.into())
         }))
     }
 }
@@ -176,12 +176,31 @@ pub const HELLO: u8 = 2;
 pub const REFUSED: u8 = 3;
 pub const CALL: u8 = 4;
 pub const ANSWER: u8 = 5;
+pub const REJECTED: u8 = 6;
+pub const CANCEL: u8 = 8;
 pub const VOID: u8 = 12;
+pub const PART: u8 = 13;
+pub const DATA: u8 = 14;
+pub const WINDOW: u8 = 15;
+pub const RESET: u8 = 16;
+pub const STOP: u8 = 17;
+pub const PARTS: u8 = 2;
+pub const STREAMED: u8 = 4;
+pub const LAST: u8 = 8;
 pub const PREFACE: &[u8] = b"MDLT\x01";
 
 pub fn frame(kind: u8, id: u64, body: &[u8]) -> Vec<u8> {
+    flagged(kind, 0, id, body)
+}
+
+pub fn flagged(kind: u8, flags: u8, id: u64, body: &[u8]) -> Vec<u8> {
     let length = 10 + u32::try_from(body.len()).expect("a small body");
-    [&length.to_le_bytes()[..], &[kind, 0], &id.to_le_bytes(), body].concat()
+    [&length.to_le_bytes()[..], &[kind, flags], &id.to_le_bytes(), body].concat()
+}
+
+/// A call that is followed by more, with a minute to run.
+pub fn call_with(flags: u8, id: u64, payload: &[u8]) -> Vec<u8> {
+    flagged(CALL, flags, id, &[&60_000u32.to_le_bytes()[..], payload].concat())
 }
 
 pub async fn read_frame(stream: &mut Stream) -> std::io::Result<(u8, u64, Vec<u8>)> {

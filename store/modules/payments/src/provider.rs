@@ -12,7 +12,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use modulith::{CallError, CallFault, Found, Never, NotRun, NotRunReason, Unknown, UnknownReason};
+use modulith::{CallError, CallFault, Context, Found, Never, NotRun, NotRunReason, Unknown, UnknownReason};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use store_payments_contract::{ChargeId, ChargeRequest, Currency, Declined, Money, Payment, PaymentId};
@@ -190,6 +190,9 @@ impl Provider {
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         if let Some(key) = key {
             request = request.header(IDEMPOTENCY_KEY, key);
+        }
+        for (name, value) in Context::current().trace_headers() {
+            request = request.header(name, value);
         }
         let request = request.body(Full::from(body)).map_err(|error| not_run(error.to_string()))?;
         let exchange = async {
