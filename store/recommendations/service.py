@@ -179,6 +179,15 @@ class Handler(BaseHTTPRequestHandler):
         """Requests are not logged: there is one for each page of a product."""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """A client that has gone, since its time was over, is no error of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main():
     arguments = argparse.ArgumentParser(description="Recommends products of the store.")
     arguments.add_argument("--listen", default="127.0.0.1:9400", metavar="HOST:PORT")
@@ -187,7 +196,7 @@ def main():
     arguments.add_argument("--token", metavar="FILE", help="that callers have to show; without it none is asked for")
     arguments = arguments.parse_args()
     host, port = arguments.listen.rsplit(":", 1)
-    server = ThreadingHTTPServer((host, int(port)), Handler)
+    server = Server((host, int(port)), Handler)
     server.catalogue = Catalogue(arguments.store, arguments.store_token)
     server.token = None
     if arguments.token is not None:

@@ -123,7 +123,8 @@ fn a_need_that_nobody_serves_is_named() {
     assert_eq!(
         spoiled(|shop| shop.modules[0].needs.push(contract("ledger", &[]))),
         ["module products: it needs contract `ledger`, which no module serves; \
-          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"]
+          list the module that serves `ledger` in `main`, or name who serves it elsewhere with `[external.ledger]`, or \
+          remove the `.needs::<..>()` from `products`"]
     );
 }
 
