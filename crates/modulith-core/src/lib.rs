@@ -4,6 +4,7 @@
 //! through the facade `modulith`.
 
 mod client;
+pub mod compat;
 mod context;
 mod contract;
 mod crash;
@@ -58,8 +59,22 @@ pub fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault>
 }
 
 /// Decodes what [`encode`] wrote.
+///
+/// # Errors
+///
+/// [`FaultKind::Encoding`], naming the type, the field and what is wrong with it: `cannot decode Basket:
+/// lines[0].unit: unknown variant `crate`, expected `piece` or `kilogram``.
 pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
-    rmp_serde::from_slice(bytes).map_err(|error| {
-        Fault::new(FaultKind::Encoding, format!("cannot decode {}: {error}", std::any::type_name::<T>()))
-    })
+    rmp_serde::from_slice(bytes).map_err(|error| undecoded::<T>(bytes, &error))
+}
+
+/// Decodes once more, since to know the field costs every value something that only errors are worth.
+#[cold]
+fn undecoded<T: serde::de::DeserializeOwned>(bytes: &[u8], error: &rmp_serde::decode::Error) -> Fault {
+    let mut again = rmp_serde::Deserializer::from_read_ref(bytes);
+    let why = match serde_path_to_error::deserialize::<_, T>(&mut again) {
+        Err(error) if error.path().iter().next().is_some() => error.to_string(),
+        _ => error.to_string(),
+    };
+    Fault::new(FaultKind::Encoding, format!("cannot decode {}: {why}", std::any::type_name::<T>()))
 }

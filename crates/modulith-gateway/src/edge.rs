@@ -288,7 +288,7 @@ impl Door {
 
 /// `GET http://host/path` as `GET /path` with that `Host`, which it overrides (RFC 9112, 3.2.2): modules see one
 /// form.
-pub(crate) fn origin_form(uri: &mut Uri, headers: &mut HeaderMap) {
+fn origin_form(uri: &mut Uri, headers: &mut HeaderMap) {
     if let Some(authority) = uri.authority() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             headers.insert(HOST, host);

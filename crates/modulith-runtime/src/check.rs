@@ -3,12 +3,16 @@
 //! Static: looks at declarations and at the topology file, never at a port, a socket or a database.
 
 mod code;
+pub(crate) mod lock;
 mod outside;
 mod plans;
 mod services;
+mod trust;
 
 use crate::model::AppModel;
 use crate::topology::{Problem, Topology};
+
+pub(crate) use trust::missing as missing_certificates;
 
 /// Lists every problem: first the topology file's, in the order of its lines, then those of the application's
 /// code. Nothing may be started while the list is not empty.
@@ -19,6 +23,7 @@ pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
     outside::check(model, topology, &mut problems);
     problems.sort_by_key(|problem| problem.line);
     code::check(model, topology, &mut problems);
+    services::check_hellos(model, topology, &mut problems);
     plans::check(model, &mut problems);
     problems
 }

@@ -7,14 +7,17 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use crate::app::App;
+use crate::certs;
+use crate::check::{lock, missing_certificates};
 pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
 use crate::expose;
 use crate::host::{self, source};
 use crate::log::{self, Format};
+use crate::model::AppModel;
 use crate::operate;
 use crate::process;
-use crate::topology::Topology;
+use crate::topology::{Problems, Topology};
 
 /// A configuration that cannot work: `EX_CONFIG` of sysexits.h. The supervisor does not start such a child again.
 const EXIT_CONFIGURATION: u8 = 78;
@@ -41,7 +44,7 @@ impl Command {
 ///
 /// `NAME [run] [--topology FILE] [--service NAME] [--data DIR] [--listen ADDR] [--log text|json]`,
 /// `NAME check`, `NAME graph`, `NAME openapi`, `NAME sagas list|show|resume|abort`, `NAME backup DIR`,
-/// `NAME restore DIR [--service NAME]`, and the application's own commands.
+/// `NAME restore DIR [--service NAME]`, `NAME certs`, and the application's own commands.
 pub fn main(app: App) -> ExitCode {
     let matches = match cli(&app).try_get_matches() {
         Ok(matches) => matches,
@@ -57,6 +60,7 @@ pub fn main(app: App) -> ExitCode {
         Some(("openapi", matches)) => openapi(&app, matches),
         Some(("backup", matches)) => backup(&app, matches),
         Some(("restore", matches)) => restore(&app, matches),
+        Some(("certs", matches)) => certs(&app, matches),
         Some(("run", matches)) => run(app, matches),
         Some(("sagas", matches)) => sagas(&app, matches),
         Some((name, own)) => match app.commands.iter().find(|command| command.clap.get_name() == name) {
@@ -82,7 +86,16 @@ fn cli(app: &App) -> clap::Command {
         .subcommand(
             clap::Command::new("check")
                 .about("check modules and topology; exit 1 with all problems")
-                .arg(topology_arg()),
+                .arg(topology_arg())
+                .arg(
+                    lock_arg("against")
+                        .help("compare the contracts with those of this file, and say which changes break whom"),
+                )
+                .arg(
+                    lock_arg("write-lock")
+                        .conflicts_with("against")
+                        .help("write the contracts to this file: `contracts.lock` of the build that is released"),
+                ),
         )
         .subcommand(
             clap::Command::new("graph")
@@ -122,6 +135,11 @@ fn cli(app: &App) -> clap::Command {
                         .help("restore the database of this service alone"),
                 ),
         )
+        .subcommand(
+            clap::Command::new("certs")
+                .about("make a development authority, and a certificate for each service and the gateway")
+                .args(certs_args()),
+        )
         .subcommand(operate::command::clap([topology_arg(), data_arg()]))
         .subcommands(own)
 }
@@ -132,6 +150,10 @@ fn topology_arg() -> Arg {
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
         .help("which service hosts which modules [default: everything in one process]")
+}
+
+fn lock_arg(name: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf))
 }
 
 fn data_arg() -> Arg {
@@ -145,6 +167,31 @@ fn data_arg() -> Arg {
 
 fn folder_arg(help: &'static str) -> Arg {
     Arg::new("folder").value_name("DIR").required(true).value_parser(value_parser!(PathBuf)).help(help)
+}
+
+fn certs_args() -> [Arg; 5] {
+    [
+        topology_arg(),
+        Arg::new("out")
+            .long("out")
+            .value_name("DIR")
+            .value_parser(value_parser!(PathBuf))
+            .help("where to put them [default: where the topology looks for them]"),
+        Arg::new("days")
+            .long("days")
+            .value_name("N")
+            .value_parser(value_parser!(u64).range(1..=certs::DAYS_MAX))
+            .help(format!("how long they are valid [default: {}]", certs::DAYS_DEFAULT)),
+        Arg::new("host")
+            .long("host")
+            .value_name("NAME")
+            .action(ArgAction::Append)
+            .help("a host name or address to put into the certificates beside the service's"),
+        Arg::new("renew")
+            .long("renew")
+            .action(ArgAction::SetTrue)
+            .help("make new certificates in the place of those that are there; keys and authority stay"),
+    ]
 }
 
 fn run_args() -> [Arg; 5] {
@@ -170,22 +217,60 @@ fn topology(app: &App, matches: &ArgMatches) -> Result<Topology, ExitCode> {
     })
 }
 
+fn certs(app: &App, matches: &ArgMatches) -> ExitCode {
+    let wanted = certs::Wanted {
+        out: matches.get_one::<PathBuf>("out").cloned(),
+        days: matches.get_one::<u64>("days").copied().unwrap_or(certs::DAYS_DEFAULT),
+        hosts: matches.get_many::<String>("host").into_iter().flatten().cloned().collect(),
+        renew: matches.get_flag("renew"),
+    };
+    match topology(app, matches) {
+        Ok(topology) => done(certs::make(app.name, &topology, &wanted)),
+        Err(code) => code,
+    }
+}
+
 fn check(app: &App, matches: &ArgMatches) -> ExitCode {
     let topology = match topology(app, matches) {
         Ok(topology) => topology,
         Err(code) => return code,
     };
-    match app.declare(&topology) {
-        Ok((_, model)) => {
-            print!("{}", crate::graph::table(&model, &topology));
-            println!("{}: no problems", source(&topology));
-            ExitCode::SUCCESS
+    let declared = app.declare(&topology).and_then(|(_, model)| {
+        Problems::none_of(missing_certificates(&topology, app.name, topology.certified()))?;
+        Ok(model)
+    });
+    let model = match declared {
+        Ok(model) => model,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(1);
         }
+    };
+    print!("{}", crate::graph::table(&model, &topology));
+    println!("{}: no problems", source(&topology));
+    let lock = |name| matches.get_one::<PathBuf>(name);
+    let checked = match (lock("against"), lock("write-lock")) {
+        (Some(file), _) => check_against(&model, file),
+        (None, Some(file)) => lock::write(&model, file).map_err(|problem| Problems(vec![problem])),
+        (None, None) => Ok(()),
+    };
+    match checked {
+        Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             eprintln!("{problems}");
             ExitCode::from(1)
         }
     }
+}
+
+fn check_against(model: &AppModel, file: &Path) -> Result<(), Problems> {
+    let changes = lock::against(model, file).map_err(|problem| Problems(vec![problem]))?;
+    for line in &changes.safe {
+        println!("safe: {line}");
+    }
+    Problems::none_of(changes.problems)?;
+    println!("{}: nothing breaks", file.display());
+    Ok(())
 }
 
 fn graph(app: &App, matches: &ArgMatches) -> ExitCode {
@@ -340,8 +425,12 @@ async fn supervise(
     listen: &str,
     control: Control,
 ) -> ExitCode {
-    let model = match app.declare(topology) {
-        Ok((_, model)) => model,
+    let checked = app.declare(topology).and_then(|(_, model)| {
+        Problems::none_of(missing_certificates(topology, app.name, topology.certified()))?;
+        Ok(model)
+    });
+    let model = match checked {
+        Ok(model) => model,
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::from(EXIT_CONFIGURATION);

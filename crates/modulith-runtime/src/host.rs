@@ -19,29 +19,34 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
-    AccessToken, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
+    AccessToken, Backend, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling,
+    SessionKeys,
 };
-use modulith_transport::{Hello, Peer, Token};
+use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::calls::{Answers, Externals, Peers, RemoteLink, about, admit};
+use crate::check::missing_certificates;
 use crate::expose;
 use crate::hosted::{Hosted, ProcessKeys};
+use crate::metrics::{self, Hosts, HttpMeters, Metered, Metrics, Shown};
 use crate::model::AppModel;
 use crate::module::{Links, Module};
 use crate::operate::service::Operated;
 use crate::operate::{self, Contracts};
 use crate::placement::{self, PlacementError};
 use crate::sagas::{Driven, Sagas};
-use crate::topology::{Problems, Topology};
+use crate::topology::{Problems, ServiceSection, Topology};
 use crate::world::Surroundings;
 
 /// The paths of the framework's own health endpoints.
 pub(crate) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// How often a failed database is looked for.
 const BROKEN_EVERY: Duration = Duration::from_millis(100);
+/// How often certificates are looked at while nobody connects, so that their end is told in time.
+pub(crate) const CERTIFICATES_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often keys and sagas whose retention is over are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
@@ -56,6 +61,8 @@ pub enum StartError {
     Open(#[from] OpenError),
     #[error("{0}")]
     Key(#[from] KeyError),
+    #[error("{0}")]
+    Trust(#[from] TrustError),
     #[error("HTTP routes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Routes(Vec<RouteProblem>),
     #[error("no service `{name}` in {topology}; it has: {services}")]
@@ -127,7 +134,10 @@ pub(crate) struct Host {
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
     pub(crate) admit: modulith_transport::Admit,
+    /// There if the topology needs certificates.
+    pub(crate) trust: Option<Trust>,
     sampling: Sampling,
+    pub(crate) shown: Shown,
     health: Arc<Health>,
     database: Arc<Database>,
     walks: TaskTracker,
@@ -179,6 +189,7 @@ impl Host {
         remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
         let callers = expose::callers(topology, data)?;
+        let trust = trust(app.name, topology, name)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
         let migrations: Vec<_> =
@@ -210,15 +221,27 @@ impl Host {
             token: Token::new(keys.internal.expose()),
             about,
         };
-        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &hello, &admit));
+        let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
+        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &known));
+        let called = peers.services().enumerate().map(|(at, (peer, _))| {
+            let at_peer = |need: &&ContractModel| peers.of(need.name) == Some(at);
+            (peer.to_owned(), needs.iter().filter(at_peer).collect())
+        });
+        let metrics = Arc::new(Metrics::new(name, &serves, called));
         let stopping = CancellationToken::new();
         let world = Arc::new(Surroundings {
             database: database.clone(),
             peers: peers.clone(),
             stopping: stopping.clone(),
+            metrics: metrics.clone(),
         });
         let participant = Arc::new(Participant::new(world, modules, plans));
-        let hosted = Arc::new(Hosted { database: database.clone(), participant, keys: process_keys.clone() });
+        let hosted = Arc::new(Hosted {
+            database: database.clone(),
+            participant,
+            keys: process_keys.clone(),
+            metrics: metrics.clone(),
+        });
 
         let externals = Externals::new(topology, data, process_keys.clone())?;
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
@@ -236,7 +259,13 @@ impl Host {
         if topology.is_monolith() {
             routers.extend(expose::document(&model, topology));
         }
+        let prefixes = routers.iter().map(|(prefix, _)| &**prefix).chain([metrics::PATH]);
+        let http = Arc::new(HttpMeters::new(prefixes).map_err(StartError::Routes)?);
+        let hosts = Hosts { peers: peers.clone(), database: database.clone(), sagas: sagas.clone() };
+        let shown = Shown { metrics, http, hosts: Some(hosts) };
+        routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
+        let http = Backend::new(routes.clone(), Limits::default());
 
         let host = Self {
             name: name.to_owned(),
@@ -244,10 +273,12 @@ impl Host {
             keys,
             callers,
             routes,
-            answers: Arc::new(Answers { hosted: hosted.clone() }),
+            answers: Arc::new(Answers { hosted: hosted.clone(), http }),
             hello,
             admit,
+            trust,
             sampling: topology.telemetry.sampling,
+            shown,
             health: health.clone(),
             database,
             walks,
@@ -269,6 +300,10 @@ impl Host {
             let stop = self.stop.clone();
             self.background.spawn(async move { stop.run_until_cancelled(work).await });
         };
+        if let Some(trust) = self.trust.clone() {
+            let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(watch(trust));
+            until_stop(connect);
+        }
         let connect: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(async move { peers.connect().await });
         until_stop(connect);
@@ -328,7 +363,9 @@ impl Host {
     + 'static {
         let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
         let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
-        tower::Layer::layer(&edge.callers(self.callers.clone()), Merged::new(self.routes.clone()))
+        let edged =
+            tower::Layer::layer(&edge.callers(self.callers.clone()), Merged::new(self.routes.clone()));
+        Metered::new(self.shown.http.clone(), edged)
     }
 
     /// Returns when the database has failed a sync: what it holds is known only after it is opened again, so the
@@ -377,14 +414,60 @@ fn sort_out(
     (hosted, plans)
 }
 
+/// What a process knows of itself and of others when it connects.
+pub(crate) struct Known<'a> {
+    pub(crate) hello: &'a Hello,
+    pub(crate) admit: &'a modulith_transport::Admit,
+    pub(crate) trust: Option<&'a Trust>,
+}
+
+impl Known<'_> {
+    /// The way to a service, where the topology says that it listens, and over TLS if it has to be.
+    pub(crate) fn peer(
+        &self,
+        topology: &Topology,
+        service: &ServiceSection,
+        data: &Path,
+        limits: modulith_transport::Limits,
+    ) -> Peer {
+        let addresses = vec![topology.listen_address(service, data)];
+        let (hello, admit) = (self.hello.clone(), only(&service.name, self.admit.clone()));
+        match self.trust.filter(|_| topology.is_over_tls(service)) {
+            Some(trust) => Peer::over_tls(addresses, hello, admit, limits, trust.clone(), &service.name),
+            None => Peer::new(addresses, hello, admit, limits),
+        }
+    }
+}
+
+/// Never ends.
+pub(crate) async fn watch(trust: Trust) {
+    let mut ticks = tokio::time::interval(CERTIFICATES_EVERY);
+    loop {
+        ticks.tick().await;
+        trust.refresh();
+    }
+}
+
+/// The certificate of a process, if its topology needs any.
+pub(crate) fn trust(
+    application: &str,
+    topology: &Topology,
+    process: &str,
+) -> Result<Option<Trust>, StartError> {
+    if !topology.needs_certificates() {
+        return Ok(None);
+    }
+    Problems::none_of(missing_certificates(topology, application, [process]))?;
+    Ok(Some(Trust::load(application, process, topology.trust_files(process))?))
+}
+
 fn connect_peers(
     model: &AppModel,
     topology: &Topology,
     data: &Path,
     needs: &[ContractModel],
     modules: &Modules,
-    hello: &Hello,
-    admit: &modulith_transport::Admit,
+    known: &Known<'_>,
 ) -> Peers {
     let mut services: Vec<(String, Peer)> = Vec::new();
     let mut of_contract = BTreeMap::new();
@@ -394,15 +477,24 @@ fn connect_peers(
             continue;
         };
         let position = services.iter().position(|(name, _)| *name == service.name).unwrap_or_else(|| {
-            let address = topology.listen_address(service, data);
-            let peer =
-                Peer::new(vec![address], hello.clone(), admit.clone(), modulith_transport::Limits::default());
+            let peer = known.peer(topology, service, data, modulith_transport::Limits::default());
             services.push((service.name.clone(), peer));
             services.len() - 1
         });
         of_contract.insert(contract, position);
     }
     Peers::new(services, of_contract)
+}
+
+/// Admits the service that was meant and no other, such as one that has the port of an earlier start.
+fn only(service: &str, admit: modulith_transport::Admit) -> modulith_transport::Admit {
+    let meant = service.to_owned();
+    Arc::new(move |other: &HelloInfo| {
+        if other.service != meant {
+            return Err(format!("service `{}` answers where `{meant}` was called", other.service));
+        }
+        admit(other)
+    })
 }
 
 type Routers = Vec<(String, Router)>;
@@ -469,10 +561,13 @@ fn clients(
             let client = match hosted.link(contract) {
                 Some(link) => Client::local(Arc::new(link)),
                 None => match peers.of(contract) {
-                    Some(service) => {
-                        let (peers, keys) = (peers.clone(), keys.clone());
-                        Client::remote(Arc::new(RemoteLink { service, peers, keys }))
-                    }
+                    Some(service) => Client::remote(Arc::new(RemoteLink {
+                        service,
+                        peers: peers.clone(),
+                        keys: keys.clone(),
+                        meters: hosted.metrics.peers[service].calls.contract(contract)?.clone(),
+                        metrics: hosted.metrics.clone(),
+                    })),
                     None => Client::remote(Arc::new(externals.link(contract)?)),
                 },
             };

@@ -19,6 +19,7 @@ use modulith_data::{ModuleCode, Session, World};
 use uuid::Uuid;
 
 use crate::calls::{Keyed, Told};
+use crate::metrics::Metrics;
 use crate::world::Surroundings;
 
 /// How long a client's own key is kept at a command outside of a saga: 24 hours.
@@ -94,6 +95,7 @@ pub(crate) struct Hosted {
     pub(crate) database: Arc<Database>,
     pub(crate) participant: Arc<Participant<Surroundings>>,
     pub(crate) keys: Arc<ProcessKeys>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Hosted {

@@ -3,6 +3,7 @@
 mod app;
 mod backup;
 mod calls;
+mod certs;
 mod check;
 pub mod cli;
 mod client;
@@ -12,6 +13,7 @@ mod graph;
 mod host;
 mod hosted;
 mod log;
+mod metrics;
 mod model;
 mod module;
 mod mount;

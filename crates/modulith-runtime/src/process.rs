@@ -8,28 +8,34 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::handler::Handler;
 use axum::response::Response;
 use axum::routing::get;
 use modulith_core::Context;
 use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
-    Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
+    BACK_OFF_MAX, Edge, Gateway, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
 };
-use modulith_transport::HttpTask;
+use modulith_transport::{Hello, HttpTask, Token};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
 use crate::app::App;
+use crate::calls::{about, admit, put_http};
 use crate::control::Control;
 use crate::expose;
-use crate::host::{HEALTH, Host, Keys, StartError, readiness};
+use crate::host::{self, HEALTH, Host, Keys, Known, StartError, readiness};
+use crate::metrics::{self, HttpMeters, Metered, Metrics, Shown};
 use crate::model::ModuleModel;
 use crate::operate::{self, Listed, Wanted};
-use crate::topology::{ServiceSection, Topology};
+use crate::topology::{GATEWAY, Topology};
 
 /// How long the gateway waits for a service's word about its health.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What the gateway reads of a service's metrics: 8 MiB, some 5,000 methods.
+const METRICS_BYTES_MAX: usize = 8 << 20;
 
 /// What the gateway reads of a service's answer to a question of its own: 1 MiB. A page of sagas is the longest.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -54,6 +60,9 @@ pub(crate) async fn monolith(
     let drain = topology.gateway.drain();
     let connections = CancellationToken::new();
     let served = tokio::spawn(serve(listener, host.edge(), connections.clone()));
+    let shown = host.shown.clone();
+    let scrape = move || std::future::ready(metrics::answer(shown.text()));
+    show_metrics(topology, scrape, &connections).await?;
     until_stop(&stop, &host).await?;
     wind_down(host, drain, control, async {
         connections.cancel();
@@ -77,9 +86,13 @@ pub(crate) async fn service(
     let section = topology.service(name).expect("the host has started it");
     let address = topology.listen_address(section, data);
     topology.make_socket_folders(data).map_err(|error| listen_error(&address.to_string(), error))?;
-    let listener = modulith_transport::Listener::bind(&address)
+    let mut listener = modulith_transport::Listener::bind(&address)
         .await
-        .map_err(|error| StartError::Listen { address: address.to_string(), error })?;
+        .map_err(|error| StartError::Listen { address: address.to_string(), error })?
+        .for_users(&topology.trust.unix_uids);
+    if let Some(trust) = host.trust.clone().filter(|_| topology.is_over_tls(section)) {
+        listener = listener.over_tls(trust);
+    }
     let health = host.health();
     let (said, service) = (address.to_string(), host.name.clone());
     tokio::spawn(async move {
@@ -91,13 +104,11 @@ pub(crate) async fn service(
     });
     let connections = CancellationToken::new();
     let http: HttpTask = {
+        // Health is for whoever can reach the socket: systemd, a container's probe. Over TLS that is nobody without a
+        // certificate. Everything else comes in frames.
         let modules = Merged::new(host.routes.clone());
-        let door = Internal::new(host.keys.internal.clone(), Limits::default()).layer(modules.clone());
-        // Health is for whoever can reach the socket: systemd, a container's probe.
-        let door = HEALTH
-            .into_iter()
-            .fold(Router::new(), |router, path| router.route_service(path, modules.clone()))
-            .fallback_service(door);
+        let open = |router: Router, path: &'static str| router.route_service(path, modules.clone());
+        let door = finish(HEALTH.into_iter().fold(Router::new(), open));
         let connections = connections.clone();
         Arc::new(move |stream| {
             let (door, stop) = (door.clone(), connections.clone());
@@ -157,6 +168,21 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), StartError> {
     Ok((listener, address))
 }
 
+/// `GET /metrics` on a port of its own, if the topology names one: without a token, so on loopback only.
+async fn show_metrics<T: 'static>(
+    topology: &Topology,
+    scrape: impl Handler<T, ()>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    if let Some(listen) = &topology.telemetry.listen {
+        let (listener, address) = bind(&listen.to_string()).await?;
+        tracing::info!("metrics are shown on http://{address}/metrics");
+        let router = finish(Router::new().route("/metrics", get(scrape)));
+        tokio::spawn(serve(listener, router, stop.clone()));
+    }
+    Ok(())
+}
+
 /// The front door of a split, until it is told to stop. It hosts no module.
 pub(crate) async fn gateway(
     app: &App,
@@ -168,14 +194,31 @@ pub(crate) async fn gateway(
     let stop = control.stop_token().map_err(|error| listen_error("signals", error))?;
     let (_, model) = app.declare(topology)?;
     let keys = Keys::load_or_create(data)?;
-    let doors: Vec<Door> =
-        topology.services.iter().map(|service| Door::of(service, topology, data)).collect();
+    let about = about(&[], &[])?;
+    let hello = Hello {
+        service: GATEWAY.to_owned(),
+        incarnation: *uuid::Uuid::new_v4().as_bytes(),
+        token: Token::new(keys.internal.expose()),
+        about: about.clone(),
+    };
+    let admit = admit(about);
+    let trust = host::trust(app.name, topology, GATEWAY)?;
+    let watched = trust.clone().map(|trust| tokio::spawn(host::watch(trust)));
+    let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
+    let doors: Vec<Door> = (topology.services.iter())
+        .map(|service| {
+            let limits = modulith_transport::Limits { back_off_max: BACK_OFF_MAX, ..Default::default() };
+            let peer = known.peer(topology, service, data, limits);
+            let upstream = Upstream::new(&service.name, peer, put_http);
+            Door { modules: service.modules.clone(), upstream }
+        })
+        .collect();
     let mut routes = Vec::new();
     for (service, door) in topology.services.iter().zip(&doors) {
         let hosted =
             model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name));
         for module in hosted {
-            let target = || Target::Service(Arc::from([door.upstream.clone()]));
+            let target = || Target::Service(door.upstream.clone());
             routes.extend(module.prefixes.iter().map(|prefix| ((*prefix).to_owned(), target())));
             routes.push((format!("/admin/{}", module.name), target()));
             if !module.plans.is_empty() {
@@ -188,7 +231,7 @@ pub(crate) async fn gateway(
             routes.extend(exposed.map(|contract| (expose::prefix(contract.name), target())));
         }
     }
-    let doors = Arc::new(Doors { doors, token: keys.internal.clone() });
+    let doors = Arc::new(Doors(doors));
     let begins_sagas = |module: &&ModuleModel| !module.plans.is_empty();
     let mut of_sagas: Vec<String> =
         model.modules.iter().filter(begins_sagas).map(|module| module.name.to_owned()).collect();
@@ -214,26 +257,49 @@ pub(crate) async fn gateway(
             }
         }),
     );
-    for (prefix, router) in [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)] {
+    routes.extend(expose::document(&model, topology).map(|(path, router)| (path, Target::Here(router))));
+    let here = [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)];
+    let prefixes = routes.iter().map(|(prefix, _)| &**prefix).chain(here.iter().map(|(prefix, _)| *prefix));
+    let http = HttpMeters::new(prefixes.chain([metrics::PATH])).map_err(StartError::Routes)?;
+    let own = Metrics::new(GATEWAY, &[], []);
+    let shown = Shown { metrics: Arc::new(own), http: Arc::new(http), hosts: None };
+    let scrape = {
+        let (doors, shown) = (doors.clone(), shown.clone());
+        move || {
+            let (doors, shown) = (doors.clone(), shown.clone());
+            async move { metrics::answer(doors.metrics(shown.text()).await) }
+        }
+    };
+    for (prefix, router) in here {
         routes.push((prefix.to_owned(), Target::Here(finish(router))));
     }
-    routes.extend(expose::document(&model, topology).map(|(path, router)| (path, Target::Here(router))));
+    let scraped = Router::new().route(metrics::PATH, get(scrape.clone()));
+    routes.push((metrics::PATH.to_owned(), Target::Here(finish(scraped))));
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
     let callers = expose::callers(topology, data)?;
     let sampling = topology.telemetry.sampling;
     let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
     let edge = edge.callers(callers);
-    let door = edge.layer(Gateway::new(routes, &keys.internal));
+    let door = Metered::new(shown.http, edge.layer(Gateway::new(routes)));
 
     let (listener, address) = bind(listen).await?;
     let url = format!("http://{address}");
+    for door in &doors.0 {
+        let peer = door.upstream.peer().clone();
+        // Connecting begins now and goes on by itself, so that no first request waits for it.
+        tokio::spawn(async move { peer.connected(Instant::now() + HEALTH_TIME_MAX).await });
+    }
     // The gateway is ready when it listens; whether the services are is what /readyz tells.
     ready(control, &url);
     let connections = CancellationToken::new();
     let served = tokio::spawn(serve(listener, door, connections.clone()));
+    show_metrics(topology, scrape, &connections).await?;
     stop.cancelled().await;
     tracing::info!("stopping");
     control.tell("stopping");
+    if let Some(watched) = watched {
+        watched.abort();
+    }
     connections.cancel();
     if tokio::time::timeout(topology.gateway.drain(), served).await.is_err() {
         tracing::warn!(
@@ -246,43 +312,27 @@ pub(crate) async fn gateway(
 
 /// The gateway's way to one service.
 struct Door {
-    name: String,
     modules: Vec<String>,
     upstream: Upstream,
 }
 
+struct Doors(Vec<Door>);
+
 impl Door {
-    fn of(service: &ServiceSection, topology: &Topology, data: &Path) -> Self {
-        let address = match topology.listen_address(service, data) {
-            modulith_transport::Address::Tcp(host) => Address::Tcp(host),
-            modulith_transport::Address::Unix(path) => Address::Unix(path),
-        };
-        Self {
-            name: service.name.clone(),
-            modules: service.modules.clone(),
-            upstream: Upstream::new(address),
-        }
-    }
-}
-
-struct Doors {
-    doors: Vec<Door>,
-    token: modulith_gateway::AccessToken,
-}
-
-impl Doors {
-    async fn ask(&self, door: &Door, path: &str) -> Response {
+    async fn ask(&self, path: &str) -> Response {
         let request = Request::get(path).body(Body::empty()).expect("what is asked here is a path");
         let context = Context {
             deadline: Some(Instant::now() + HEALTH_TIME_MAX),
             ..Context::background("gateway-health")
         };
-        door.upstream.forward(request, &self.token, &context).await
+        self.upstream.ask(request, &context).await
     }
+}
 
+impl Doors {
     async fn missing(&self) -> Vec<String> {
-        let asked = self.doors.iter().map(|door| async move {
-            let response = self.ask(door, "/readyz").await;
+        let asked = self.0.iter().map(|door| async move {
+            let response = door.ask("/readyz").await;
             if response.status().is_success() {
                 return Vec::new();
             }
@@ -294,21 +344,38 @@ impl Doors {
                 Some(body) => body.missing,
                 None => vec!["does not answer".to_owned()],
             };
-            missing.into_iter().map(|what| format!("service `{}`: {what}", door.name)).collect()
+            missing.into_iter().map(|what| format!("service `{}`: {what}", door.upstream.name())).collect()
         });
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The metrics of all processes, `own` among them. A service that does not answer in time has `up` at 0 and no more.
+    async fn metrics(&self, own: String) -> String {
+        let asked = self.0.iter().map(|door| async move {
+            let response = door.ask(metrics::PATH).await;
+            if !response.status().is_success() {
+                return None;
+            }
+            let body = axum::body::to_bytes(response.into_body(), METRICS_BYTES_MAX).await.ok()?;
+            String::from_utf8(body.into()).ok()
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let services = self.0.iter().map(|door| door.upstream.name());
+        let up = metrics::up(services.zip(answers.iter().map(Option::is_some)));
+        metrics::merged([&*up, &own].into_iter().chain(answers.iter().flatten().map(String::as_str)))
     }
 
     /// One page of a module's sagas, from the service that hosts it.
     async fn sagas(&self, module: &str, wanted: &Wanted) -> Result<Listed, String> {
         let hosts = |door: &&Door| door.modules.iter().any(|name| name == module);
-        let door = self.doors.iter().find(hosts).ok_or("no service hosts it")?;
-        let response = self.ask(door, &format!("{}/{module}?{}", operate::PATH, wanted.query())).await;
+        let door = self.0.iter().find(hosts).ok_or("no service hosts it")?;
+        let response = door.ask(&format!("{}/{module}?{}", operate::PATH, wanted.query())).await;
+        let service = door.upstream.name();
         let status = response.status();
         match json::<Listed>(response).await {
             Some(page) if status.is_success() => Ok(page),
-            _ if !status.is_success() => Err(format!("service `{}` answers {status}", door.name)),
-            _ => Err(format!("the answer of service `{}` cannot be read, or is too long", door.name)),
+            _ if !status.is_success() => Err(format!("service `{service}` answers {status}")),
+            _ => Err(format!("the answer of service `{service}` cannot be read, or is too long")),
         }
     }
 }

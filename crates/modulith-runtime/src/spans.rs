@@ -29,3 +29,38 @@ pub(crate) fn effect(trace: Option<&Trace>, request_id: &str) -> Span {
         error_span!("effect", %trace_id, %span_id, request_id)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::span::{Attributes, Id};
+    use tracing_subscriber::Registry;
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Count(Arc<AtomicUsize>);
+
+    impl Layer<Registry> for Count {
+        fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: Context<'_, Registry>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_span_is_made_for_what_is_sampled_alone() {
+        let count = Count::default();
+        tracing::subscriber::with_default(Registry::default().with(count.clone()), || {
+            for trace in [None, Some(Trace::start(false)), Some(Trace::start(true))] {
+                let before = count.0.load(Ordering::Relaxed);
+                drop((call(trace.as_ref(), "r", "c", "m"), answer(trace.as_ref(), "r", "c", "m")));
+                drop(effect(trace.as_ref(), "r"));
+                let made = count.0.load(Ordering::Relaxed) - before;
+                assert_eq!(made, if trace.is_some_and(|trace| trace.is_sampled()) { 3 } else { 0 });
+            }
+        });
+    }
+}

@@ -10,6 +10,7 @@ mod outside;
 mod problem;
 mod read;
 mod socket;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,6 +24,8 @@ pub(crate) use nearest::nearest;
 pub use outside::{CallerSection, ExternalSection};
 pub use problem::{Problem, Problems};
 pub(crate) use socket::UNIX_PATH_BYTES_MAX;
+pub use trust::{PLAINTEXT, SERVICE, Tls, TrustSection};
+pub(crate) use trust::{ip, is_loopback, split};
 
 /// The name of the gateway's process; no service may have it.
 pub const GATEWAY: &str = "gateway";
@@ -37,6 +40,7 @@ pub struct Topology {
     /// `None` for the built-in one.
     pub file: Option<PathBuf>,
     pub gateway: GatewaySection,
+    pub trust: TrustSection,
     pub telemetry: TelemetrySection,
     /// In the order of the file.
     pub services: Vec<ServiceSection>,
@@ -138,6 +142,7 @@ impl Topology {
         Self {
             file: None,
             gateway: GatewaySection::default(),
+            trust: TrustSection::default(),
             telemetry: TelemetrySection::default(),
             services: vec![service],
             exposed: Vec::new(),

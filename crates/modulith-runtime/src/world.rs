@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::calls::{Ask, Head, Peers, Told, jittered};
+use crate::metrics::{Ended, Metrics};
 use crate::spans;
 
 /// How long an attempt at an effect may take: 30 seconds. After it the outcome is unknown.
@@ -25,6 +26,7 @@ pub(crate) struct Surroundings {
     pub(crate) database: Arc<Database>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl World for Surroundings {
@@ -51,6 +53,7 @@ impl World for Surroundings {
         time: Duration,
         urgency: Urgency,
     ) -> Result<SagaTold, CallFault> {
+        let started = Instant::now();
         context.trace = context.trace.map(Trace::next);
         let (contract, method) = (asked.ask.contract().unwrap_or_default(), asked.ask.name());
         let span = spans::call(context.trace.as_ref(), &context.request_id, contract, method);
@@ -69,10 +72,21 @@ impl World for Surroundings {
             Urgency::Reserved => Priority::Reserved,
         };
         let sent = self.peers.send(peer, payload, Instant::now() + time, priority);
-        match sent.instrument(span).await? {
-            Told::Saga(told) => Ok(told),
-            _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
-        }
+        let result = match sent.instrument(span).await {
+            Ok(Told::Saga(told)) => Ok(told),
+            Ok(_) => {
+                Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into())
+            }
+            Err(fault) => Err(fault),
+        };
+        let ended = match &result {
+            Ok(SagaTold::Refused { .. }) => Ended::Refused,
+            Ok(_) => Ended::Done,
+            Err(CallFault::NotRun(_)) => Ended::NotRun,
+            Err(CallFault::Unknown(_)) => Ended::Unknown,
+        };
+        self.metrics.peers[peer].calls.ask(&asked.ask).ended(ended, started.elapsed());
+        result
     }
 
     async fn attempt(&self, run: Arc<dyn EffectFn>, context: Context, request: AnyBox) -> EffectRan {

@@ -25,9 +25,10 @@ use crate::frame::{BODY_WINDOW_BYTES, CHUNK};
 /// Bytes to be sent behind the payload of a call or an answer, while they are being made.
 ///
 /// The connection's own task polls it, and only while the other side has room for it: 256 KiB
-/// ([`crate::BODY_WINDOW_BYTES`]) more than was read there. So it must not block. It is dropped at its end, at its first
-/// error, and as soon as nobody wants it: the reader was dropped, the call was cancelled, or the connection ended. The
-/// other side sees a stream of bytes; where one piece ends and the next begins is not kept.
+/// ([`crate::BODY_WINDOW_BYTES`]) more than was read there. So it must not block. It is dropped at its end, at
+/// its first error, and as soon as nobody wants it: the reader was dropped, the call was cancelled, or the
+/// connection ended. The other side sees a stream of bytes; where one piece ends and the next begins is not
+/// kept.
 ///
 /// An error reaches the reader as [`BodyError::Reset`] with its text, and so does a panic, without its text.
 pub struct Body(BoxStream<'static, Result<Bytes, BodyError>>);
@@ -47,8 +48,8 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// A body of what this stream gives. A [`BodyReader`] is such a stream, so what is read from one call can be sent on
-    /// with another.
+    /// A body of what this stream gives. A [`BodyReader`] is such a stream, so what is read from one call can
+    /// be sent on with another.
     pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Self(Box::pin(stream))
     }
@@ -86,9 +87,9 @@ pub struct Answer {
 
 /// The bytes of a body, as they arrive: a stream of pieces of at most 64 KiB.
 ///
-/// It ends cleanly only if the other side ended it; everything else is an error, once, and then the end. Whoever does
-/// not read keeps the sender waiting, after 256 KiB ([`crate::BODY_WINDOW_BYTES`]), and nobody else on the connection.
-/// Dropping it tells the sender to stop.
+/// It ends cleanly only if the other side ended it; everything else is an error, once, and then the end.
+/// Whoever does not read keeps the sender waiting, after 256 KiB ([`crate::BODY_WINDOW_BYTES`]), and nobody
+/// else on the connection. Dropping it tells the sender to stop.
 pub struct BodyReader {
     inbound: Arc<Inbound>,
     /// What is given back when the body is no longer read.
@@ -160,8 +161,8 @@ pub(crate) struct Inbound {
 
 #[derive(Default)]
 struct State {
-    /// What was received and not read. One buffer, not a list of pieces, so that a flood of tiny pieces takes no more
-    /// memory than their bytes.
+    /// What was received and not read. One buffer, not a list of pieces, so that a flood of tiny pieces takes
+    /// no more memory than their bytes.
     buffer: BytesMut,
     /// Bytes read since the sender was last allowed more.
     taken: usize,

@@ -63,8 +63,8 @@ pub(crate) struct Slot {
 }
 
 pub(crate) struct Waiting {
-    /// Where in the stream of all outgoing bytes the frame begins without which the call does not run: its only one, or
-    /// the last part of its payload.
+    /// Where in the stream of all outgoing bytes the frame begins without which the call does not run: its only
+    /// one, or the last part of its payload.
     frame_from: u64,
     /// Other frames of the call go before or behind that one.
     has_more: bool,

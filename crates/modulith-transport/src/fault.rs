@@ -99,7 +99,20 @@ impl From<Unknown> for CallFault {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// A certificate, a key or a record that TLS refuses, on either side.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The other side is another service than it was called as, or than it says it is.
+    #[error("the certificate is for service `{certified}`, where `{expected}` was expected")]
+    Identity { expected: String, certified: String },
+    #[error("a connection without TLS, where nothing else is spoken")]
+    PlainAtTls,
+    #[error("a TLS connection, where TLS is not spoken")]
+    TlsAtPlain,
+    /// The user id of the process at the other end of a Unix socket.
+    #[error("user id {0} may not connect to this socket")]
+    User(u32),
     /// The first bytes are not this protocol's.
     #[error("the other side does not speak this protocol")]
     NotFrames,
@@ -147,11 +160,29 @@ impl ConnectionError {
         matches!(
             self,
             Self::NotFrames
+                | Self::Tls(_)
+                | Self::Identity { .. }
+                | Self::PlainAtTls
+                | Self::TlsAtPlain
+                | Self::User(_)
                 | Self::Version { .. }
                 | Self::Token
                 | Self::NotAdmitted(_)
                 | Self::RefusedByPeer(_)
                 | Self::HelloTooLarge { .. }
         )
+    }
+}
+
+impl From<io::Error> for ConnectionError {
+    /// TLS reports its own errors, and an end that was not announced, through the interface of a socket.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Truncated;
+        }
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => Self::Tls(error.to_string()),
+            Err(error) => Self::Io(error),
+        }
     }
 }

@@ -32,13 +32,13 @@
 //! 17 stop        both     id  nothing; whoever receives a body takes no more of it
 //! ```
 //!
-//! A payload above 64 KiB is announced by its size and follows in parts, so that other frames pass between them. A
-//! call or an answer that is `streamed` has a body behind its payload. Its sender may send 256 KiB, and then as much as
-//! `window` frames allow: the windows of HTTP/2 (RFC 9113, 5.2) for each body, without HTTP/2's second window for the
-//! connection, through which one consumer that does not read would hold up the others. The two directions of a
-//! call end separately, as in QUIC (RFC 9000, 3.5): the sender's last word is a whole payload, `last`, or `reset`; a
-//! receiver that wants no more says `stop` and passes over what comes before that last word. `cancel` is also the last
-//! word of the caller's direction, and `rejected` a stop for it.
+//! A payload above 64 KiB is announced by its size and follows in parts, so that other frames pass between
+//! them. A call or an answer that is `streamed` has a body behind its payload. Its sender may send 256 KiB, and
+//! then as much as `window` frames allow: the windows of HTTP/2 (RFC 9113, 5.2) for each body, without HTTP/2's
+//! second window for the connection, through which one consumer that does not read would hold up the others.
+//! The two directions of a call end separately, as in QUIC (RFC 9000, 3.5): the sender's last word is a whole
+//! payload, `last`, or `reset`; a receiver that wants no more says `stop` and passes over what comes before
+//! that last word. `cancel` is also the last word of the caller's direction, and `rejected` a stop for it.
 //!
 //! A handshake is: preface; preface and challenge; hello; hello or refused. The preface, and *refused* in
 //! answer to it, keep this layout in every version, so that two versions can always tell each other why they

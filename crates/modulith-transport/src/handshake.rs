@@ -13,14 +13,15 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
 use crate::{
-    Admit, ConnectionError, HELLO_BYTES_MAX, Hello, HelloInfo, Limits, MAGIC, PROTOCOL_VERSION, Stream,
-    Token,
+    Admit, ConnectionError, HELLO_BYTES_MAX, Hello, HelloInfo, Limits, MAGIC, PROTOCOL_VERSION, Protocol,
+    Stream, Token,
     frame::{self, Frame, Kind, PREFACE},
+    listener,
 };
 
 type Nonce = [u8; 32];
@@ -68,7 +69,7 @@ pub(crate) async fn call(
         stream.write_all(&frame).await?;
         let answer = expect(read_frame(stream, &mut inbound).await?, Kind::Hello)?;
         let other = verify(Side::Served, &hello.token, &answer.body, Some(&caller_nonce), &served_nonce)
-            .and_then(|body| admitted(body, admit));
+            .and_then(|body| admitted(body, stream.identity(), admit));
         match other {
             Ok(other) => Ok(Opened { other, inbound }),
             Err(error) => Err(refuse(stream, error, false).await),
@@ -102,7 +103,7 @@ pub(crate) async fn serve(
             if closing() {
                 return Err(ConnectionError::NotAdmitted("shutting down".to_owned()));
             }
-            admitted(body, admit)
+            admitted(body, stream.identity(), admit)
         });
         let other = match other {
             Ok(other) => other,
@@ -171,8 +172,14 @@ fn verify<'a>(
     Ok(body)
 }
 
-fn admitted(body: &[u8], admit: &Admit) -> Result<Arc<HelloInfo>, ConnectionError> {
+fn admitted(body: &[u8], identity: Option<&str>, admit: &Admit) -> Result<Arc<HelloInfo>, ConnectionError> {
     let other = HelloInfo::decode(body)?;
+    // The token is common to all services; the certificate is this one's.
+    if let Some(certified) = identity
+        && certified != other.service
+    {
+        return Err(ConnectionError::Identity { expected: other.service, certified: certified.to_owned() });
+    }
     admit(&other).map_err(ConnectionError::NotAdmitted)?;
     Ok(Arc::new(other))
 }
@@ -187,7 +194,11 @@ fn expect(frame: Frame, kind: Kind) -> Result<Frame, ConnectionError> {
 }
 
 /// Tells the other side why, as far as it listens, and gives the error back.
-async fn refuse(stream: &mut Stream, error: ConnectionError, with_preface: bool) -> ConnectionError {
+pub(crate) async fn refuse(
+    stream: &mut Stream,
+    error: ConnectionError,
+    with_preface: bool,
+) -> ConnectionError {
     let text = match &error {
         ConnectionError::NotAdmitted(text) => text.clone(),
         // "ours" and "theirs" would be read on the other side, where they are the other way round.
@@ -198,8 +209,15 @@ async fn refuse(stream: &mut Stream, error: ConnectionError, with_preface: bool)
     };
     let mut last = if with_preface { PREFACE.to_vec() } else { Vec::new() };
     frame::put_text(&mut last, Kind::Refused, 0, &text);
-    let farewell = async {
-        stream.write_all(&last).await?;
+    farewell(stream, &last).await;
+    error
+}
+
+/// Says a last word and closes. Best effort, for at most a second: what was decided stands whether or not the other
+/// side can be told.
+pub(crate) async fn farewell(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), last: &[u8]) {
+    let words = async {
+        stream.write_all(last).await?;
         stream.shutdown().await?;
         // Closing a socket with unread bytes resets it, and the reset can overtake the refusal.
         let mut unread = [0; 1024];
@@ -212,9 +230,7 @@ async fn refuse(stream: &mut Stream, error: ConnectionError, with_preface: bool)
         }
         Ok::<(), std::io::Error>(())
     };
-    // The refusal stands whether or not it could be delivered.
-    let _ = timeout(std::time::Duration::from_secs(1), farewell).await;
-    error
+    let _ = timeout(std::time::Duration::from_secs(1), words).await;
 }
 
 /// Reads more, or says that the other side closed too early.
@@ -230,6 +246,9 @@ async fn read_preface(stream: &mut Stream, inbound: &mut BytesMut) -> Result<(),
     loop {
         let seen = inbound.len().min(MAGIC.len());
         if inbound[..seen] != MAGIC[..seen] {
+            if listener::recognized(&inbound[..seen]) == Some(Protocol::Tls) {
+                return Err(ConnectionError::TlsAtPlain);
+            }
             return Err(ConnectionError::NotFrames);
         }
         if let Some(preface) = inbound.first_chunk::<{ PREFACE.len() }>() {

@@ -5,9 +5,9 @@
 //! knows no contracts, no modules and no retries: a payload is [`bytes::Bytes`], and what may be repeated is
 //! decided above, from [`CallFault`].
 //!
-//! A payload up to 64 KiB is one frame. A larger one, up to 8 MiB, travels in parts between which other calls pass. A call
-//! and its answer may each have a streamed body of any length behind the payload, with a window of its own, so that
-//! whoever does not read holds up nobody else.
+//! A payload up to 64 KiB is one frame. A larger one, up to 8 MiB, travels in parts between which other calls
+//! pass. A call and its answer may each have a streamed body of any length behind the payload, with a window of
+//! its own, so that whoever does not read holds up nobody else.
 //!
 //! - [`Peer`] is the calling side: it connects on first use, reconnects with back-off, and spreads calls over
 //!   the replicas it was given.
@@ -17,9 +17,11 @@
 //!   side may refuse the other by name.
 //! - [`Limits`] has every number, with its default.
 //!
-//! What is deliberately absent: encryption (a token proves who is calling, the bytes stay readable on the
-//! network), calls from the called side back to the caller, and automatic repeats, because only the layer that knows
-//! what is idempotent may repeat.
+//! - [`Trust`] makes mutual TLS of a TCP connection, with a service's certificate as its identity. Without it, a token
+//!   proves who is calling, and the bytes stay readable on the network.
+//!
+//! What is deliberately absent: calls from the called side back to the caller, and automatic repeats, because only the
+//! layer that knows what is idempotent may repeat.
 //!
 //! ```no_run
 //! use std::{sync::Arc, time::{Duration, Instant}};
@@ -45,6 +47,10 @@ mod body;
 mod client;
 mod fault;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
+mod guard;
 mod handshake;
 mod hello;
 mod keep_alive;
@@ -60,6 +66,8 @@ mod sending;
 mod serve;
 mod serving;
 mod stream;
+mod tls;
+mod trust;
 
 pub use address::{Address, AddressError};
 pub use body::{Answer, Body, BodyError, BodyReader, Reply};
@@ -71,3 +79,5 @@ pub use listener::{Listener, Protocol, sniff, sniff_within};
 pub use peer::Peer;
 pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};
 pub use stream::Stream;
+pub use tls::TlsStream;
+pub use trust::{CERTIFICATE_WARN, Trust, TrustError, TrustFiles, spiffe_id};

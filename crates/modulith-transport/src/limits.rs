@@ -1,28 +1,32 @@
 //! Every number that bounds a connection, in one place.
 //!
 //! Nothing in this crate grows with what the other side sends: each queue, buffer and wait is bounded by a
-//! field here, by [`crate::HELLO_BYTES_MAX`] or by [`crate::BODY_WINDOW_BYTES`], and the error that a bound causes names it.
+//! field here, by [`crate::HELLO_BYTES_MAX`] or by [`crate::BODY_WINDOW_BYTES`], and the error that a bound
+//! causes names it.
 //!
 //! What one connection holds at most because of its other side, on each side and with the defaults: payloads
-//! that run or arrive in parts, `in_flight_bytes_max` and one more (72 MiB); payloads that leave in parts, as much again
-//! (72 MiB); bytes waiting to be written, `write_buffer_bytes_max` and one turn (16 MiB); streamed bodies that nobody
-//! reads, `bodies_max` windows (128 MiB, and twice that while a buffer grows); the read buffer (256 KiB); and 65,536
-//! notes of 48 bytes about what was refused and is still on its way (3 MiB). A payload of 8 to 64 KiB keeps the read buffer
-//! that it came in, of up to 128 KiB, for as long as its call runs. Only a peer that uses every limit at once gets
-//! that far, and lowering the first, the third and `bodies_max` lowers all of it. What handlers and bodies make of it is
-//! theirs to bound; of each body that is sent, one piece is held.
+//! that run or arrive in parts, `in_flight_bytes_max` and one more (72 MiB); payloads that leave in parts, as
+//! much again (72 MiB); bytes waiting to be written, `write_buffer_bytes_max` and one turn (16 MiB); streamed
+//! bodies that nobody reads, `bodies_max` windows (128 MiB, and twice that while a buffer grows); the read
+//! buffer (256 KiB); and 65,536 notes of 48 bytes about what was refused and is still on its way (3 MiB). A
+//! payload of 8 to 64 KiB keeps the read buffer that it came in, of up to 128 KiB, for as long as its call
+//! runs. Only a peer that uses every limit at once gets that far, and lowering the first, the third and
+//! `bodies_max` lowers all of it. What handlers and bodies make of it is theirs to bound; of each body that is
+//! sent, one piece is held.
 
 use std::time::Duration;
 
 /// The bounds of a peer or of a served connection.
 ///
-/// The two sides need not agree: what one allows and the other does not is refused by name, and the connection stays.
+/// The two sides need not agree: what one allows and the other does not is refused by name, and the connection
+/// stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// The largest payload of one call or answer. Default 8 MiB. Streamed bodies have no such limit.
     ///
-    /// A larger call is refused before it is sent; a larger answer is *unknown* to its caller, because the
-    /// call has run. It must stay below 4 GiB. Payloads above 64 KiB travel in parts, between which other calls pass.
+    /// A larger call is refused before it is sent; a larger answer is *unknown* to its caller, because the call
+    /// has run. It must stay below 4 GiB. Payloads above 64 KiB travel in parts, between which other calls
+    /// pass.
     pub payload_bytes_max: usize,
     /// Calls that one [`crate::Peer`] has in flight, over all replicas, and calls that one served connection
     /// has running. Default 4096. The next is refused at once, as *not run*.
@@ -30,8 +34,8 @@ pub struct Limits {
     /// The share of `in_flight_max` that only [`crate::Priority::Reserved`] calls may use; at
     /// most half of it counts. Default 256.
     pub in_flight_reserved: usize,
-    /// Payload bytes of the calls that one served connection has running, those included that are not wholly received.
-    /// Default 64 MiB. A call beyond it is rejected, unless it is the only one.
+    /// Payload bytes of the calls that one served connection has running, those included that are not wholly
+    /// received. Default 64 MiB. A call beyond it is rejected, unless it is the only one.
     ///
     /// It also bounds the payloads above 64 KiB that wait to be sent to one connection: a caller beyond it gets
     /// `QueueFull`, and the serving side stops reading and running calls. Answers that a caller has received
@@ -44,9 +48,9 @@ pub struct Limits {
     pub bodies_max: usize,
     /// How long a streamed body may make no progress: nothing sent, or nothing read. Default 60 s.
     ///
-    /// The deadline of a call ends with the payload of its answer, so this is what keeps a body from being held for ever.
-    /// Then both sides break it off, by name, at most a quarter late. Streams that are silent for longer must send
-    /// something now and then.
+    /// The deadline of a call ends with the payload of its answer, so this is what keeps a body from being held
+    /// for ever. Then both sides break it off, by name, at most a quarter late. Streams that are silent for
+    /// longer must send something now and then.
     pub body_idle_max: Duration,
     /// Bytes waiting to be written to one connection, not counting payloads above 64 KiB. Default 16 MiB.
     ///
@@ -61,7 +65,8 @@ pub struct Limits {
     pub keep_alive_interval: Duration,
     /// Silence after which the connection is given up; a ping went unanswered by then. Default 6 s.
     pub dead_after: Duration,
-    /// How long a served connection may take to finish its calls, and their bodies, once it was told to shut down. Default 10 s.
+    /// How long a served connection may take to finish its calls, and their bodies, once it was told to shut
+    /// down. Default 10 s.
     pub drain_max: Duration,
     /// The first wait before connecting again; it doubles, and half of it is random. Default 20 ms.
     pub back_off_min: Duration,

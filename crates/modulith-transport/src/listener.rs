@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream},
 };
 
-use crate::{Address, Limits, MAGIC, Stream};
+use crate::{Address, Limits, MAGIC, Stream, Trust, guard::Guard};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -26,6 +27,7 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    pub(crate) guard: Guard,
 }
 
 #[derive(Debug)]
@@ -44,11 +46,34 @@ impl Listener {
     ///
     /// `AddrInUse` if somebody answers there already, `AlreadyExists` if the path is a file of another kind.
     pub async fn bind(address: &Address) -> io::Result<Self> {
-        let socket = match address {
-            Address::Tcp(host_port) => Socket::Tcp(bind_tcp(host_port).await?),
-            Address::Unix(path) => bind_unix(path).await?,
-        };
-        Ok(Self { socket })
+        Ok(match address {
+            Address::Tcp(host_port) => {
+                Self { socket: Socket::Tcp(bind_tcp(host_port).await?), guard: Guard::Plain }
+            }
+            Address::Unix(path) => {
+                Self { socket: bind_unix(path).await?, guard: Guard::Users(Arc::default()) }
+            }
+        })
+    }
+
+    /// The same listener, at which [`crate::serve`] takes nothing but mutual TLS. On a Unix socket, where the kernel
+    /// knows who is there, it changes nothing.
+    #[must_use]
+    pub fn over_tls(mut self, trust: Trust) -> Self {
+        if let Socket::Tcp(_) = self.socket {
+            self.guard = Guard::Tls(trust);
+        }
+        self
+    }
+
+    /// The same listener, at whose Unix socket [`crate::serve`] takes connections of these users too, beside root and
+    /// the user of this process. They need a right to the socket's file as well, which is made with mode 0600.
+    #[must_use]
+    pub fn for_users(mut self, uids: &[u32]) -> Self {
+        if let Socket::Unix { .. } = self.socket {
+            self.guard = Guard::Users(uids.into());
+        }
+        self
     }
 
     /// Where this listener can be reached; with the port that was taken, if 0 was asked for.
@@ -134,6 +159,8 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 pub enum Protocol {
     /// This crate's frames: the first bytes are [`MAGIC`].
     Frames,
+    /// The first byte is that of a TLS handshake (RFC 8446, section 5.1), which begins no request of HTTP.
+    Tls,
     /// Anything else.
     Http,
 }
@@ -153,6 +180,9 @@ pub async fn sniff_within(stream: &Stream, limit: Duration) -> io::Result<Protoc
         match stream {
             Stream::Tcp(socket) => socket.async_io(Interest::READABLE, || peek(socket)).await,
             Stream::Unix(socket) => socket.async_io(Interest::READABLE, || peek(socket)).await,
+            Stream::Tls(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "TLS has been recognized already"))
+            }
         }
     };
     tokio::time::timeout(limit, first).await.unwrap_or_else(|_| {
@@ -165,10 +195,20 @@ fn peek(socket: &impl std::os::fd::AsFd) -> io::Result<Protocol> {
     let (seen, _) = rustix::net::recv(socket, &mut first[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
     match &first[..seen] {
         [] => Err(io::ErrorKind::UnexpectedEof.into()),
-        first if *first == MAGIC => Ok(Protocol::Frames),
         // The bytes so far could become either. Saying "would block" makes tokio wait for the next arrival, where
         // peeking again at once would spin, since these bytes stay readable.
-        first if MAGIC.starts_with(first) => Err(io::ErrorKind::WouldBlock.into()),
-        _ => Ok(Protocol::Http),
+        first => recognized(first).ok_or_else(|| io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// What begins with these bytes, if they are enough to tell.
+pub(crate) fn recognized(first: &[u8]) -> Option<Protocol> {
+    const TLS_HANDSHAKE: u8 = 22;
+    match first {
+        [] => None,
+        [TLS_HANDSHAKE, ..] => Some(Protocol::Tls),
+        first if first.starts_with(&MAGIC) => Some(Protocol::Frames),
+        first if MAGIC.starts_with(first) => None,
+        _ => Some(Protocol::Http),
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, Answer, Body, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
+    Address, Admit, Answer, Body, CallFault, Hello, HelloInfo, Limits, NotRun, Priority, Trust,
     client::{Connection, NotTaken},
     random,
     replica::{Replica, Settings, State},
@@ -72,7 +72,8 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The places of a call whose answer's body is being read, and the connections, which end with the last of the peer.
+/// The places of a call whose answer's body is being read, and the connections, which end with the last of the
+/// peer.
 struct Held {
     peer: Arc<Inner>,
     replica: Arc<AtomicUsize>,
@@ -96,9 +97,32 @@ impl Drop for Held {
 impl Peer {
     /// A peer at these addresses; each is a replica of the same service.
     pub fn new(addresses: Vec<Address>, hello: Hello, admit: Admit, limits: Limits) -> Self {
+        Self::with(addresses, hello, admit, limits, None)
+    }
+
+    /// The same over mutual TLS: the certificate at each address has to be that of `service`. The addresses are TCP.
+    pub fn over_tls(
+        addresses: Vec<Address>,
+        hello: Hello,
+        admit: Admit,
+        limits: Limits,
+        trust: Trust,
+        service: &str,
+    ) -> Self {
+        Self::with(addresses, hello, admit, limits, Some((trust, service.to_owned())))
+    }
+
+    fn with(
+        addresses: Vec<Address>,
+        hello: Hello,
+        admit: Admit,
+        limits: Limits,
+        tls: Option<(Trust, String)>,
+    ) -> Self {
         let settings = Settings {
             hello,
             admit,
+            tls,
             limits: Arc::new(limits),
             changed: watch::Sender::new(()),
             stop: CancellationToken::new(),
@@ -131,14 +155,14 @@ impl Peer {
         self.open(deadline, priority, payload, None).await.map(|answer| answer.payload)
     }
 
-    /// Sends one call with a body behind its payload, if there is one, and waits until the deadline for the payload of its
-    /// answer, behind which there may be a body too.
+    /// Sends one call with a body behind its payload, if there is one, and waits until the deadline for the
+    /// payload of its answer, behind which there may be a body too.
     ///
-    /// Otherwise it is a [`call`](Self::call). Bodies are bounded by [`Limits::body_idle_max`] instead of the deadline, and
-    /// by [`Limits::bodies_max`]. The body of the call goes on when the answer is there, until it ends, the callee no
-    /// longer reads it, or this peer is dropped. The body of the answer keeps the call's place in flight, and its connection, until it has
-    /// ended or is dropped. A call whose body is cut off may have run; what its handler makes of half a body is the
-    /// handler's business.
+    /// Otherwise it is a [`call`](Self::call). Bodies are bounded by [`Limits::body_idle_max`] instead of the
+    /// deadline, and by [`Limits::bodies_max`]. The body of the call goes on when the answer is there, until it
+    /// ends, the callee no longer reads it, or this peer is dropped. The body of the answer keeps the call's
+    /// place in flight, and its connection, until it has ended or is dropped. A call whose body is cut off may
+    /// have run; what its handler makes of half a body is the handler's business.
     ///
     /// # Errors
     ///

@@ -1,7 +1,8 @@
 //! The task of a calling connection.
 //!
-//! Owns reading, the waking of those whose answers came, the writes that wait for the socket, the turns of what leaves in
-//! several frames, and the pings. It ends when the connection does, and then tells everybody who still waits.
+//! Owns reading, the waking of those whose answers came, the writes that wait for the socket, the turns of what
+//! leaves in several frames, and the pings. It ends when the connection does, and then tells everybody who
+//! still waits.
 
 use std::{
     future::poll_fn,

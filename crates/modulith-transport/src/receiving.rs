@@ -1,9 +1,9 @@
 //! What arrives in several frames: payloads in parts, and streamed bodies.
 //!
-//! Owns the other side's direction of each call from its first frame to its last word (`frame.rs` has the rules), and
-//! holds both sides to the limits: a piece of nothing, for nobody, or beyond what was allowed breaks a rule and closes the
-//! connection. What is no longer wanted is passed over until its last word, and counted, since it was on its
-//! way when its sender heard of it.
+//! Owns the other side's direction of each call from its first frame to its last word (`frame.rs` has the
+//! rules), and holds both sides to the limits: a piece of nothing, for nobody, or beyond what was allowed
+//! breaks a rule and closes the connection. What is no longer wanted is passed over until its last word, and
+//! counted, since it was on its way when its sender heard of it.
 
 use std::{
     collections::HashMap,
@@ -21,8 +21,8 @@ use crate::{
     frame::{self, BODY_WINDOW_BYTES, Frame, Kind, LAST},
 };
 
-/// How much may be passed over at once. An honest sender has as many calls in flight as its own limits allow, and ends each
-/// when it hears that it is not wanted.
+/// How much may be passed over at once. An honest sender has as many calls in flight as its own limits allow,
+/// and ends each when it hears that it is not wanted.
 const UNWANTED_MAX: usize = 1 << 16;
 
 /// `H` is what stands in front of a payload in parts.
@@ -289,8 +289,8 @@ impl<H> Receiving<H> {
         Ok(())
     }
 
-    /// Ends the bodies in which nothing moved for so long, and tells the other senders of every byte that was read, so
-    /// that a slow reader is seen to make progress.
+    /// Ends the bodies in which nothing moved for so long, and tells the other senders of every byte that was
+    /// read, so that a slow reader is seen to make progress.
     pub(crate) fn end_idle(&mut self, idle_max: Duration, out: &mut Vec<u8>) -> Result<(), ConnectionError> {
         let bodies: Vec<_> = self.ids().collect();
         for id in bodies {

@@ -12,8 +12,8 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, ConnectionError, Hello, Limits, NotRun, Stream, client::Connection, handshake, random,
-    reader::Reader,
+    Address, Admit, ConnectionError, Hello, Limits, NotRun, Stream, Trust, client::Connection, handshake,
+    random, reader::Reader,
 };
 
 pub(crate) struct Replica {
@@ -38,6 +38,8 @@ pub(crate) enum State {
 pub(crate) struct Settings {
     pub(crate) hello: Hello,
     pub(crate) admit: Admit,
+    /// Mutual TLS, and the service that the certificate has to name.
+    pub(crate) tls: Option<(Trust, String)>,
     pub(crate) limits: Arc<Limits>,
     /// Marked at each change of a replica's state.
     pub(crate) changed: watch::Sender<()>,
@@ -132,6 +134,9 @@ impl Replica {
         let mut stream = timeout(limits.handshake_max, Stream::connect(&self.address))
             .await
             .map_err(|_| ConnectionError::HandshakeTimeout)??;
+        if let Some((trust, service)) = &settings.tls {
+            stream = trust.connect(stream, service, limits.handshake_max).await?;
+        }
         let opened = handshake::call(&mut stream, &settings.hello, &settings.admit, limits).await?;
         Ok(Reader::new(stream, opened, Arc::clone(limits)))
     }

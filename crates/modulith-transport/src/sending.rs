@@ -1,8 +1,9 @@
 //! What leaves in several frames: payloads in parts, and streamed bodies.
 //!
-//! Owns whose turn it is. Each sender has one piece of at most 64 KiB a turn, round robin, and the connection takes a
-//! turn only when little else waits to be written: so small frames pass between the pieces of large ones. A body is
-//! asked for more only when it has window left and nothing of it waits, so that one piece of it is held at most.
+//! Owns whose turn it is. Each sender has one piece of at most 64 KiB a turn, round robin, and the connection
+//! takes a turn only when little else waits to be written: so small frames pass between the pieces of large
+//! ones. A body is asked for more only when it has window left and nothing of it waits, so that one piece of it
+//! is held at most.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -167,8 +168,8 @@ impl Sending {
         }
     }
 
-    /// Gives up the rest, if there is any. It comes back because dropping a body runs code of others, which must not be
-    /// under a lock.
+    /// Gives up the rest, if there is any. It comes back because dropping a body runs code of others, which
+    /// must not be under a lock.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Transfer> {
         let transfer = self.transfers.remove(&id)?;
         if !transfer.payload.is_empty() {
@@ -226,7 +227,8 @@ impl Sending {
         None
     }
 
-    /// What a body said when it was asked for more. Its end goes out at once, behind its last piece; then it is given back.
+    /// What a body said when it was asked for more. Its end goes out at once, behind its last piece; then it is
+    /// given back.
     pub(crate) fn said(&mut self, said: Said, out: &mut Vec<u8>) -> Option<Body> {
         let Said { id, body: source, piece } = said;
         let Some(Transfer { body: Some(body), .. }) = self.transfers.get_mut(&id) else {

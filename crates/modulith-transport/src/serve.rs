@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admit, BodyReader, ConnectionError, Hello, Limits, Listener, PeerInfo, Priority, Protocol, Rejection,
-    Reply, Stream, handshake, serving::Serving, sniff_within,
+    Reply, Stream, handshake, serving::Serving,
 };
 
 /// One call, as it arrives.
@@ -22,7 +22,8 @@ pub struct Incoming {
     pub deadline: Instant,
     pub priority: Priority,
     pub payload: Bytes,
-    /// What the caller streams behind the payload. Dropping it tells the caller to stop; so does an answer that drops it.
+    /// What the caller streams behind the payload. Dropping it tells the caller to stop; so does an answer that
+    /// drops it.
     pub body: Option<BodyReader>,
 }
 
@@ -31,8 +32,8 @@ pub enum Handled {
     /// Done within the call of `handle_now`: no allocation, no task switch.
     Now(Result<Bytes, Rejection>),
     /// To be waited for. The connection's own task polls it, together with its other calls, so it must not
-    /// block. It is dropped when the caller gives up or the connection ends. A body of its [`Reply`] is polled by the same
-    /// task, behind the payload.
+    /// block. It is dropped when the caller gives up or the connection ends. A body of its [`Reply`] is polled
+    /// by the same task, behind the payload.
     Later(BoxFuture<'static, Result<Reply, Rejection>>),
 }
 
@@ -57,9 +58,10 @@ where
 
 /// Serves one connection, from its preface to its end.
 ///
-/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those that
-/// run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends when the caller, having all its answers,
-/// closes it. So no call is lost. Dropping this future ends the connection at once and drops its calls.
+/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those
+/// that run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends
+/// when the caller, having all its answers, closes it. So no call is lost. Dropping this future ends the
+/// connection at once and drops its calls.
 ///
 /// # Errors
 ///
@@ -83,7 +85,8 @@ pub type HttpTask = Arc<dyn Fn(Stream) -> BoxFuture<'static, ()> + Send + Sync>;
 /// when the last of them has ended.
 ///
 /// At most [`Limits::connections_max`] are open, of both protocols together. Without `http`, a connection that does not
-/// speak frames is closed. Dropping this future leaves the connections' tasks running.
+/// speak frames is closed. Before either protocol comes what the listener asks for: TLS, or the right user at a Unix
+/// socket; each step has [`Limits::handshake_max`]. Dropping this future leaves the connections' tasks running.
 pub async fn serve(
     listener: Listener,
     hello: Hello,
@@ -108,18 +111,30 @@ pub async fn serve(
             };
             let (hello, admit, limits) = (hello.clone(), Arc::clone(&admit), limits.clone());
             let (handler, http, shutdown) = (Arc::clone(&handler), http.clone(), shutdown.clone());
+            let guard = listener.guard.clone();
             tokio::spawn(async move {
                 let _place = place;
-                match (sniff_within(&stream, limits.handshake_max).await, http) {
-                    (Ok(Protocol::Frames), _) => {
+                let (stream, protocol) = match guard.enter(stream, limits.handshake_max).await {
+                    Ok(entered) => entered,
+                    Err(error) if error.is_refusal() => {
+                        tracing::warn!(%error, "connection refused");
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "closed a connection that says nothing");
+                        return;
+                    }
+                };
+                match (protocol, http) {
+                    (Protocol::Frames, _) => {
                         let served = serve_connection(stream, hello, admit, limits, handler, shutdown).await;
                         if let Err(error) = served {
                             tracing::warn!(%error, "connection ended");
                         }
                     }
-                    (Ok(Protocol::Http), Some(http)) => http(stream).await,
-                    (Ok(Protocol::Http), None) => tracing::debug!("closed a connection that speaks HTTP"),
-                    (Err(error), _) => tracing::debug!(%error, "closed a connection that says nothing"),
+                    (Protocol::Http, Some(http)) => http(stream).await,
+                    (Protocol::Http, None) => tracing::debug!("closed a connection that speaks HTTP"),
+                    (Protocol::Tls, _) => tracing::warn!("closed a connection with TLS inside of TLS"),
                 }
             });
         }

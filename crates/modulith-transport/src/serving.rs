@@ -1,8 +1,9 @@
 //! One connection of the called side.
 //!
-//! Owns the running calls; `out.rs` has the outgoing bytes. A single task reads whatever has arrived, runs it, and writes all
-//! the answers together; calls that wait are polled by the same task, so a call costs no task of its own, and so are the
-//! bodies of answers. It stops reading and running when its peer does not read, and refuses what is beyond the limits.
+//! Owns the running calls; `out.rs` has the outgoing bytes. A single task reads whatever has arrived, runs it,
+//! and writes all the answers together; calls that wait are polled by the same task, so a call costs no task of
+//! its own, and so are the bodies of answers. It stops reading and running when its peer does not read, and
+//! refuses what is beyond the limits.
 
 mod out;
 

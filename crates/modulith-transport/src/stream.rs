@@ -1,4 +1,4 @@
-//! One type for the two kinds of socket.
+//! One type for the kinds of connection.
 //!
 //! Owns connecting, splitting, and the writes that do not wait. The halves are tokio's owned ones, because they
 //! can be used from several tasks without a lock of ours.
@@ -16,31 +16,39 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
-use crate::{Address, frame};
+use crate::{
+    Address, frame,
+    tls::{TlsRead, TlsStream, TlsWrite},
+};
 
-/// An open connection, of either kind; a byte stream like any other.
+/// An open connection, of any kind; a byte stream like any other.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Mutual TLS over TCP; made by [`crate::Trust`].
+    Tls(Box<TlsStream>),
 }
 
 pub(crate) enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
+    Tls(TlsRead),
 }
 
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    Tls(TlsWrite),
 }
 
-/// Runs one expression on whichever socket it is.
-macro_rules! either {
+/// Runs one expression on whichever connection it is.
+macro_rules! any {
     ($on:expr, $socket:ident => $body:expr) => {
         match $on {
             Self::Tcp($socket) => $body,
             Self::Unix($socket) => $body,
+            Self::Tls($socket) => $body,
         }
     };
 }
@@ -59,6 +67,14 @@ impl Stream {
         }
     }
 
+    /// The service that the other side's certificate names; only TLS has one.
+    pub fn identity(&self) -> Option<&str> {
+        match self {
+            Self::Tls(stream) => Some(stream.identity()),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
         match self {
             Self::Tcp(socket) => {
@@ -68,6 +84,10 @@ impl Stream {
             Self::Unix(socket) => {
                 let (read, write) = socket.into_split();
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            }
+            Self::Tls(stream) => {
+                let (read, write) = stream.split();
+                (ReadHalf::Tls(read), WriteHalf::Tls(write))
             }
         }
     }
@@ -88,11 +108,15 @@ impl From<UnixStream> for Stream {
 impl WriteHalf {
     /// Hands over what the kernel takes at once.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        either!(self, socket => socket.try_write(bytes))
+        any!(self, socket => socket.try_write(bytes))
     }
 
     pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, socket => socket.as_ref().poll_write_ready(cx))
+        match self {
+            Self::Tcp(socket) => socket.as_ref().poll_write_ready(cx),
+            Self::Unix(socket) => socket.as_ref().poll_write_ready(cx),
+            Self::Tls(half) => half.poll_write_ready(cx),
+        }
     }
 }
 
@@ -102,7 +126,7 @@ impl AsyncRead for ReadHalf {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, buffer))
+        any!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, buffer))
     }
 }
 
@@ -112,13 +136,13 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, buffer))
+        any!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, bytes))
+        any!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -126,7 +150,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, slices))
+        any!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,11 +158,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), socket => Pin::new(socket).poll_flush(cx))
+        any!(self.get_mut(), socket => Pin::new(socket).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
+        any!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
     }
 }
 

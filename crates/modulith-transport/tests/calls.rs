@@ -19,8 +19,7 @@ use tokio::{io::AsyncWriteExt, task::JoinSet};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_get_their_own_answers() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for address in [unix(&folder), tcp()] {
+    for wire in Wire::all() {
         // Every third call waits, so that answers overtake each other.
         let turn = AtomicUsize::new(0);
         let handler = move |call: Incoming| {
@@ -35,8 +34,8 @@ async fn many_callers_get_their_own_answers() {
                 _ => Handled::Now(Ok(call.payload)),
             }
         };
-        let served = Served::start(&address, Limits::default(), Arc::new(handler)).await;
-        let peer = peer(&served.address);
+        let served = wire.serve(None, Limits::default(), Arc::new(handler)).await;
+        let peer = wire.peer(&served.address);
         let mut callers = JoinSet::new();
         for caller in 0..64u64 {
             let peer = peer.clone();
@@ -78,11 +77,10 @@ async fn nobody_there_is_not_run() {
 
 #[tokio::test]
 async fn a_kill_in_flight_is_unknown() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for address in [unix(&folder), tcp()] {
+    for wire in Wire::all() {
         let gate = Gate::new();
-        let served = Served::start(&address, Limits::default(), Arc::new(gate.clone())).await;
-        let peer = peer(&served.address);
+        let served = wire.serve(None, Limits::default(), Arc::new(gate.clone())).await;
+        let peer = wire.peer(&served.address);
         let call = tokio::spawn({
             let peer = peer.clone();
             async move { peer.call(soon(), Priority::Ordinary, Bytes::new()).await }

@@ -23,10 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_restarted_server_is_found_again() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for address in [unix(&folder), tcp()] {
-        let mut served = Served::start(&address, Limits::default(), echo()).await;
-        let peer = peer(&served.address);
+    for wire in Wire::all() {
+        let mut served = wire.serve(None, Limits::default(), echo()).await;
+        let peer = wire.peer(&served.address);
         for _ in 0..3 {
             in_time(peer.connected(soon())).await.expect("a server");
             let answer = in_time(peer.call(soon(), Priority::Ordinary, Bytes::from_static(b"again"))).await;
@@ -37,7 +36,7 @@ async fn a_restarted_server_is_found_again() {
             while peer.is_connected() {
                 tokio::task::yield_now().await;
             }
-            served = Served::start(&address, Limits::default(), echo()).await;
+            served = wire.serve(Some(&address), Limits::default(), echo()).await;
         }
     }
 }
@@ -58,7 +57,8 @@ async fn a_drain_loses_no_call() {
                 Ok(call.payload.into())
             }))
         };
-        let listener = Listener::bind(&tcp()).await.expect("a free port");
+        let wire = &Wire::all()[round % 3];
+        let listener = wire.listener().await;
         let address = listener.address().expect("a bound address");
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(
@@ -70,7 +70,7 @@ async fn a_drain_loses_no_call() {
             None,
             shutdown.clone(),
         ));
-        let peer = peer(&address);
+        let peer = wire.peer(&address);
         let mut callers = JoinSet::new();
         for _ in 0..32 {
             let peer = peer.clone();

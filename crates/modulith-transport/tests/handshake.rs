@@ -144,7 +144,7 @@ async fn the_first_bytes_tell_frames_from_http() {
             (b"MD", b"LT\x01", Protocol::Frames),
             // A method that begins like the magic.
             (b"M", b"ERGE / HTTP/1.1", Protocol::Http),
-            (b"\x16\x03\x01", b"", Protocol::Http),
+            (b"\x16\x03\x01", b"", Protocol::Tls),
         ] {
             let mut caller = Stream::connect(&address).await.expect("a listener");
             let mut accepted = listener.accept().await.expect("a caller");

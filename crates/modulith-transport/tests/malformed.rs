@@ -170,8 +170,8 @@ fn unread() -> std::sync::Arc<dyn Handler> {
     })
 }
 
-/// Many bodies of few bytes, which nobody reads: as many as the limit are held, the others are refused, and whoever goes
-/// on without hearing of it is closed.
+/// Many bodies of few bytes, which nobody reads: as many as the limit are held, the others are refused, and
+/// whoever goes on without hearing of it is closed.
 #[tokio::test]
 async fn a_flood_of_bodies_is_bounded_and_closed() {
     let limits = Limits { bodies_max: 20, in_flight_max: 100, in_flight_reserved: 0, ..Limits::default() };
@@ -201,7 +201,8 @@ async fn a_flood_of_bodies_is_bounded_and_closed() {
     assert!(ended.contains("too many streams that nobody wants"), "{ended}");
 }
 
-/// A body whose pieces are a byte each takes the memory of its bytes and not of its pieces, and its window is its window.
+/// A body whose pieces are a byte each takes the memory of its bytes and not of its pieces, and its window is
+/// its window.
 #[tokio::test]
 async fn tiny_pieces_fill_a_window_like_large_ones() {
     let mut served = Served::start(&tcp(), Limits::default(), unread()).await;

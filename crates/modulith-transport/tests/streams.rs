@@ -102,14 +102,12 @@ async fn large_payloads_go_beside_thousands_of_small_calls() {
         let served = Served::start(&address, Limits::default(), echo()).await;
         let peer = peer(&served.address);
         let mut calls = JoinSet::new();
-        for large in 0..4 {
+        for large in 0..3 {
             let peer = peer.clone();
             calls.spawn(async move {
-                for round in 0..2 {
-                    let payload = pattern(large + round, LARGE);
-                    let answer = peer.call(soon(), Priority::Ordinary, payload.clone()).await;
-                    assert!(answer.expect("an answer") == payload, "large {large}");
-                }
+                let payload = pattern(large, LARGE);
+                let answer = peer.call(soon(), Priority::Ordinary, payload.clone()).await;
+                assert!(answer.expect("an answer") == payload, "large {large}");
             });
         }
         for small in 0..32u64 {
@@ -479,8 +477,8 @@ async fn a_body_that_does_not_move_is_broken_off() {
     }
 }
 
-/// The sender hears of every byte in time, though what was read is far from half a window: else it would take a slow
-/// reader for one that does not read.
+/// The sender hears of every byte in time, though what was read is far from half a window: else it would take a
+/// slow reader for one that does not read.
 #[tokio::test]
 async fn a_slow_reader_makes_progress() {
     let hasty = Limits { body_idle_max: Duration::from_millis(100), ..Limits::default() };

@@ -84,10 +84,15 @@ struct Attempt {
     path: String,
     idempotency_key: Option<String>,
     traceparent: Option<String>,
+    tracestate: Option<String>,
     body: String,
 }
 
 type Answer = (StatusCode, Value);
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
 
 async fn fault(State(provider): State<Provider>, Json(fault): Json<Fault>) -> StatusCode {
     provider.0.lock().faults.push_back(fault);
@@ -109,7 +114,8 @@ async fn write(State(provider): State<Provider>, uri: Uri, headers: HeaderMap, b
         inside.attempts.push(Attempt {
             path: uri.path().to_owned(),
             idempotency_key: idempotency_key(&headers).map(str::to_owned),
-            traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
+            traceparent: text(&headers, "traceparent"),
+            tracestate: text(&headers, "tracestate"),
             body: String::from_utf8_lossy(&body).into_owned(),
         });
         inside.next_fault(uri.path())

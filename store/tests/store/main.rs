@@ -11,5 +11,7 @@ mod mounted;
 mod operators;
 mod processes;
 mod provider;
+mod seen;
 mod shop;
 mod shopping;
+mod trust;

@@ -1,9 +1,11 @@
 //! The processes of a topology: started in any order, restarted, stopped, and never left behind.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use modulith_test::{Application, Request, child_of, children, is_alive, kill, until};
+use modulith_transport::{Address, Hello, Limits, Peer, Priority, Token};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -113,22 +115,46 @@ async fn data_is_never_answered_with_an_empty_store() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn internal_sockets_believe_nobody_without_the_token() -> anyhow::Result<()> {
+async fn internal_sockets_answer_nobody_but_their_peers() -> anyhow::Result<()> {
     let app = split().await?;
     let socket = app.data().join("run/users.sock");
-    if socket.exists() {
-        let stream = tokio::net::UnixStream::connect(&socket).await?;
-        let mut stream = BufReader::new(stream);
-        let request = "GET /users/me HTTP/1.1\r\nhost: x\r\nmodulith-principal: {\"User\":\"x\"}\r\n\r\n";
+    assert!(socket.exists());
+    for (path, status) in [("/users/me", "404"), ("/admin/sagas", "404"), ("/healthz", "200")] {
+        let mut stream = BufReader::new(tokio::net::UnixStream::connect(&socket).await?);
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await?;
         let mut line = String::new();
         stream.read_line(&mut line).await?;
-        assert!(line.starts_with("HTTP/1.1 401"), "{line}");
+        assert!(line.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {line}");
+    }
+    // Whoever knows the token and is not the gateway speaks for nobody.
+    let token = std::fs::read_to_string(app.data().join("keys/internal.token"))?;
+    let hello = |service: &str| Hello {
+        service: service.to_owned(),
+        incarnation: [7; 16],
+        token: Token::new(token.trim()),
+        // It serves nothing and needs nothing.
+        about: b"\x82\xa6serves\x90\xa5needs\x90"[..].into(),
+    };
+    for (service, refused) in [("cart", true), ("gateway", false)] {
+        let address = Address::Unix(socket.clone());
+        let limits = Limits::default();
+        let peer = Peer::new(vec![address], hello(service), Arc::new(|_| Ok(())), limits);
+        let soon = Instant::now() + Duration::from_secs(10);
+        peer.connected(soon).await?;
+        // An administrator asks who is there.
+        let request = b"\x05\x03\x01\0r\x04\x01\0a\0\x01\x09/users/me\0\0";
+        let answer = peer.call(soon, Priority::Ordinary, request[..].into()).await;
+        match answer {
+            Err(fault) if refused => assert!(fault.to_string().contains("not the gateway"), "{fault}"),
+            Ok(answer) if !refused => assert_eq!(answer.first(), Some(&6)),
+            other => panic!("{service}: {other:?}"),
+        }
     }
     let keys = std::fs::metadata(app.data().join("keys/admin.token"))?;
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&keys.permissions()) & 0o777, 0o600);
     let counts = app.send(Request::get("/admin/sagas").admin()).await?;
-    assert_eq!((&counts.json["open"], &counts.json["attention"]), (&json!(0), &json!(0)));
+    assert_eq!((&counts.json["open"], &counts.json["attention"]), (&json!(0), &json!(0)), "{counts:?}");
     app.stop().await
 }
 

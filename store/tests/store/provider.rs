@@ -271,6 +271,8 @@ pub(crate) struct Ledger {
 pub(crate) struct Attempt {
     path: String,
     idempotency_key: Option<String>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) tracestate: Option<String>,
     pub(crate) body: String,
 }
 

@@ -20,7 +20,7 @@ use super::guard::Guard;
 use super::reader;
 use super::statements::{Prepared, configure};
 use super::work;
-use super::writer::{self, Queue, Urgency, WriterLimits};
+use super::writer::{self, Queue, Urgency, WriterLimits, WriterSeen};
 use crate::migrate::{self, Migration};
 use crate::session::Session;
 
@@ -121,6 +121,11 @@ impl Database {
     /// Why nothing can be written or read any more, after a failed sync. The process should end and start again.
     pub fn broken(&self) -> Option<String> {
         self.queue.broken().map(str::to_owned)
+    }
+
+    /// What its writer has done and has before it.
+    pub fn writer(&self) -> WriterSeen {
+        self.queue.seen()
     }
 
     /// Runs work in a transaction of its own, committed together with its neighbours, and answers after the

@@ -16,4 +16,4 @@ mod writer;
 pub use error::OpenError;
 pub use file::{Database, Identity};
 pub use memory::{InMemory, Pending};
-pub use writer::WriterLimits;
+pub use writer::{WriterLimits, WriterSeen};

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use modulith_core::{CallFault, Fault, FaultKind, NotRun, NotRunReason, Protection, Unknown, UnknownReason};
@@ -44,8 +45,21 @@ pub(super) struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
     limits: WriterLimits,
+    batches: AtomicU64,
+    work: AtomicU64,
     /// Why nothing can be written or read any more.
     broken: OnceLock<String>,
+}
+
+/// What the writer has done and has before it, for telemetry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterSeen {
+    /// Pieces of work in the queue.
+    pub waiting: usize,
+    /// Batches begun since the database was opened.
+    pub batches: u64,
+    /// Pieces of work in these.
+    pub work: u64,
 }
 
 #[derive(Default)]
@@ -109,7 +123,22 @@ impl<T: Send, F: FnMut(&mut dyn Session) -> Result<T, Fault> + Send> Job for Wor
 
 impl Queue {
     pub(super) fn new(limits: WriterLimits) -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), limits, broken: OnceLock::new() }
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            limits,
+            batches: AtomicU64::new(0),
+            work: AtomicU64::new(0),
+            broken: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn seen(&self) -> WriterSeen {
+        let state = self.state.lock();
+        let waiting = state.reserved.len() + state.ordinary.len();
+        drop(state);
+        let (batches, work) = (self.batches.load(Ordering::Relaxed), self.work.load(Ordering::Relaxed));
+        WriterSeen { waiting, batches, work }
     }
 
     pub(super) fn push<T: Send + 'static>(
@@ -200,6 +229,8 @@ pub(super) fn run(connection: Connection, guard: &Guard, queue: &Queue) {
     let prepared = Prepared::new(connection);
     let (mut batch, mut careful) = (VecDeque::new(), 0);
     while queue.take(&mut batch) {
+        queue.batches.fetch_add(1, Ordering::Relaxed);
+        queue.work.fetch_add(batch.len() as u64, Ordering::Relaxed);
         commit(&prepared, guard, queue, &mut batch, &mut careful);
     }
 }

@@ -40,7 +40,6 @@ async fn identity_comes_from_a_verified_token_only() {
             bearer("x"),
             bearer(""),
             bearer(world.admin.expose()),
-            bearer(world.internal.expose()),
             "authorization: Basic YWRhOmFkYQ==".into(),
             "authorization: ".into(),
             format!("{}\n{}", bearer(&ada), bearer(&ada)),

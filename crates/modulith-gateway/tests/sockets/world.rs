@@ -1,7 +1,6 @@
 //! An application of two modules, run whole or split, and a client that sends exactly the bytes it is given.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,21 +14,23 @@ use modulith_gateway::http::{
     Admin, Json, Keyed, Path as PathOf, Problem, Query, SignedIn, finish, get, post,
 };
 use modulith_gateway::{
-    AccessToken, Address, Edge, Gateway, Internal, Limits, Merged, RouteTable, Sampling, SessionKeys, Target,
-    Upstream, serve,
+    AccessToken, Backend, Edge, Gateway, Limits, Merged, RouteTable, Sampling, SessionKeys, Target, Upstream,
+    serve,
 };
+use modulith_transport::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
+
+use crate::services;
 
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) sessions: Arc<SessionKeys>,
     pub(crate) admin: AccessToken,
-    pub(crate) internal: AccessToken,
     pub(crate) limits: Limits,
 }
 
@@ -39,7 +40,6 @@ impl World {
         Self {
             sessions: Arc::new(SessionKeys::load_or_create(dir.path()).unwrap()),
             admin: AccessToken::load_or_create(dir.path(), "admin.token").unwrap(),
-            internal: AccessToken::load_or_create(dir.path(), "internal.token").unwrap(),
             dir,
             limits: Limits::default(),
         }
@@ -60,25 +60,28 @@ impl World {
 
     /// Orders behind TCP, products behind a Unix socket.
     pub(crate) async fn split(&self) -> SocketAddr {
-        let internal = Internal::new(self.internal.clone(), self.limits);
         let hosted = RouteTable::new([("/orders", orders()), ("/admin/orders", admin())]).unwrap();
-        let orders = Address::Tcp(tcp(internal.layer(Merged::new(hosted))).await.to_string());
+        let orders = self.upstream(self.backend("127.0.0.1:0", hosted).await);
         static SPLITS: AtomicU32 = AtomicU32::new(0);
-        let socket =
-            self.dir.path().join(format!("products-{}.sock", SPLITS.fetch_add(1, Ordering::Relaxed)));
-        unix(internal.layer(products()), &socket);
-        let orders: Arc<[Upstream]> = [Upstream::new(orders)].into();
-        self.gateway([
-            ("/orders", orders.clone()),
-            ("/admin/orders", orders),
-            ("/products", [Upstream::new(Address::Unix(socket))].into()),
-        ])
-        .await
+        let socket = format!("products-{}.sock", SPLITS.fetch_add(1, Ordering::Relaxed));
+        let socket = format!("unix:{}", self.dir.path().join(socket).display());
+        let hosted = RouteTable::new([("/products", products())]).unwrap();
+        let products = self.upstream(self.backend(&socket, hosted).await);
+        self.gateway([("/orders", orders.clone()), ("/admin/orders", orders), ("/products", products)]).await
     }
 
-    pub(crate) async fn gateway<const N: usize>(&self, services: [(&str, Arc<[Upstream]>); N]) -> SocketAddr {
-        let services = services.map(|(prefix, replicas)| (prefix, Target::Service(replicas)));
-        tcp(self.edge().layer(Gateway::new(RouteTable::new(services).unwrap(), &self.internal))).await
+    /// A service with these routes; its address.
+    pub(crate) async fn backend(&self, listen: &str, routes: RouteTable<Router>) -> Address {
+        services::listen(listen, services::routed(Backend::new(routes, self.limits))).await
+    }
+
+    pub(crate) fn upstream(&self, address: Address) -> Upstream {
+        services::upstream(vec![address])
+    }
+
+    pub(crate) async fn gateway<const N: usize>(&self, services: [(&str, Upstream); N]) -> SocketAddr {
+        let services = services.map(|(prefix, upstream)| (prefix, Target::Service(upstream)));
+        tcp(self.edge().layer(Gateway::new(RouteTable::new(services).unwrap()))).await
     }
 }
 
@@ -91,15 +94,6 @@ where
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, service, CancellationToken::new()));
     address
-}
-
-fn unix<S>(service: S, path: &Path)
-where
-    S: Service<Request, Response = Response, Error = std::convert::Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    let listener = UnixListener::bind(path).unwrap();
-    tokio::spawn(serve(listener, service, CancellationToken::new()));
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,7 +144,7 @@ pub(crate) fn products() -> Router {
     finish(Router::new().route("/products/{name}", get(async |name: PathOf<String>| Json(name.0))))
 }
 
-fn admin() -> Router {
+pub(crate) fn admin() -> Router {
     finish(Router::new().route("/admin/orders", get(async |_: Admin| "operator")))
 }
 

@@ -1,29 +1,38 @@
 //! Answers the calls of other services.
 //!
-//! Refuses what the caller's modules did not declare as a need, whatever the caller says. A query runs at once, on the
-//! connection's task; everything else is waited for.
+//! Refuses what the caller's modules did not declare as a need, whatever the caller says, and requests from outside by
+//! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
+//! waited for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use modulith_core::{CallFault, Context, Fault, NotRun, NotRunReason, Trace, Unknown, UnknownReason, decode};
 use modulith_data::saga::{Ask as SagaAsk, Asked};
-use modulith_transport::{Handled, Handler, HelloInfo, Incoming, Rejection};
+use modulith_gateway::Backend;
+use modulith_transport::{BodyReader, Handled, Handler, HelloInfo, Incoming, Rejection};
 use tracing::{Instrument, Span};
 
 use super::hello::Neighbour;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
+use crate::metrics::{CallMeter, Ended};
 use crate::spans;
+use crate::topology::GATEWAY;
 
 /// See the module's documentation.
 pub(crate) struct Answers {
     pub(crate) hosted: Arc<Hosted>,
+    pub(crate) http: Backend,
 }
 
 impl Handler for Answers {
-    fn handle_now(&self, call: Incoming) -> Handled {
-        self.handle(&call).unwrap_or_else(|reason| {
+    fn handle_now(&self, mut call: Incoming) -> Handled {
+        let started = Instant::now();
+        let body = call.body.take();
+        self.handle(&call, body, started).unwrap_or_else(|reason| {
+            self.hosted.metrics.answers.unknown().ended(Ended::NotRun, started.elapsed());
             // Certainly not run, and not worth repeating.
             Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
@@ -31,17 +40,25 @@ impl Handler for Answers {
 }
 
 impl Answers {
-    fn handle(&self, call: &Incoming) -> Result<Handled, String> {
+    fn handle(&self, call: &Incoming, body: Option<BodyReader>, started: Instant) -> Result<Handled, String> {
+        let meters = &self.hosted.metrics.answers;
         let (mut head, request) = wire::read(&call.payload)?;
         head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
+        if head.ask == Ask::Http {
+            return Ok(self.http(head, &request, body, call).unwrap_or_else(|reason| {
+                tracing::warn!(service = call.peer.service, reason, "request refused");
+                Handled::Now(Err(Rejection::new(reason)))
+            }));
+        }
         if head.ask == Ask::Saga {
             let asked: Asked = decode(&request).map_err(|fault| fault.message)?;
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
             let contract = asked.ask.contract().unwrap_or_default();
             let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
+            let seen = Seen { span, meter: meters.ask(&asked.ask).clone(), started };
             let (hosted, context) = (self.hosted.clone(), context(head, call));
-            return Ok(later(span, async move {
+            return Ok(later(seen, async move {
                 hosted.participant.answer(asked, context).await.map_or_else(Told::from, Told::Saga)
             }));
         }
@@ -50,28 +67,47 @@ impl Answers {
         }
         let method = match self.hosted.find(head.contract, head.method) {
             Ok(method) => method,
-            Err(not_run) => return Ok(Handled::Now(told_bytes(&not_run.into()))),
+            Err(not_run) => {
+                meters.call(head.contract, head.method).ended(Ended::NotRun, started.elapsed());
+                return Ok(Handled::Now(told_bytes(&not_run.into())));
+            }
         };
         let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
+        let seen = Seen { span, meter: meters.call(head.contract, head.method).clone(), started };
         let hosted = self.hosted.clone();
         Ok(match head.ask {
             Ask::Query if !method.is_heavy() => {
-                Handled::Now(span.in_scope(|| answered(&span, &self.hosted.query(&method, &request))))
+                Handled::Now(seen.span.in_scope(|| seen.answered(&self.hosted.query(&method, &request))))
             }
-            Ask::Query => later(span, async move { hosted.heavy_query(method, request).await }),
+            Ask::Query => later(seen, async move { hosted.heavy_query(method, request).await }),
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
-                later(span, async move {
+                later(seen, async move {
                     hosted.command(deadline, method, keyed, request).await.unwrap_or_else(Told::from)
                 })
             }
             Ask::Effect => {
                 let context = context(head, call);
-                later(span, async move { hosted.call_effect(method, request, context).await })
+                later(seen, async move { hosted.call_effect(method, request, context).await })
             }
-            Ask::Saga => unreachable!("answered above"),
+            Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
+    }
+
+    fn http(
+        &self,
+        head: Head<'_>,
+        request: &Bytes,
+        body: Option<BodyReader>,
+        call: &Incoming,
+    ) -> Result<Handled, String> {
+        let service = &call.peer.service;
+        if service != GATEWAY {
+            return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
+        }
+        let handled = self.http.handle(context(head, call), request, body);
+        handled.map_err(|why| format!("the request cannot be read: {why}"))
     }
 
     /// The first contract that the caller would need and did not declare. A run's contracts are those of its steps; a
@@ -104,17 +140,29 @@ fn context(head: Head<'_>, call: &Incoming) -> Context {
     }
 }
 
-fn later(span: Span, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    let within = span.clone();
-    Handled::Later(Box::pin(async move { answered(&within, &answer.await).map(Into::into) }.instrument(span)))
+/// What is seen of one call.
+struct Seen {
+    span: Span,
+    meter: Arc<CallMeter>,
+    started: Instant,
 }
 
-/// The answer's bytes; of a sampled call also the line that ends it.
-fn answered(span: &Span, told: &Told) -> Result<Bytes, Rejection> {
-    if !span.is_none() {
-        tracing::debug!(outcome = told.outcome(), "answered");
+impl Seen {
+    /// The answer's bytes. The call is counted, and of a sampled one there is a line that ends it.
+    fn answered(&self, told: &Told) -> Result<Bytes, Rejection> {
+        let (ended, took) = (told.ended(), self.started.elapsed());
+        self.meter.ended(ended, took);
+        if !self.span.is_none() {
+            tracing::debug!(outcome = ended.name(), us = took.as_micros() as u64, "answered");
+        }
+        told_bytes(told)
     }
-    told_bytes(told)
+}
+
+/// A caller that leaves drops the future: then nobody learns an outcome, and none is counted.
+fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
+    let span = seen.span.clone();
+    Handled::Later(Box::pin(async move { seen.answered(&answer.await).map(Into::into) }.instrument(span)))
 }
 
 fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {

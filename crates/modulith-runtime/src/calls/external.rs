@@ -126,8 +126,13 @@ impl RemoteCalls for ExternalLink {
             };
             let body = Bytes::from((call.json.write_request)(&call.request).map_err(NotRun::from)?);
             let (service, call, context, body) = (&self.service, &call, &context, &body);
-            repeated(call.kind, deadline, || service.attempt(call, context, key, body.clone(), deadline))
-                .await
+            repeated(
+                call.kind,
+                deadline,
+                || (),
+                || service.attempt(call, context, key, body.clone(), deadline),
+            )
+            .await
         };
         Box::pin(asked.instrument(span))
     }

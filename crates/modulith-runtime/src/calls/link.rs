@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::peers::Peers;
 use super::wire::{Ask, Head, Keyed, Told};
 use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
+use crate::metrics::{ContractMeters, Ended, Metrics};
 use crate::spans;
 
 /// Attempts at one call, the first one included. Only what is idempotent is repeated, within the deadline.
@@ -27,6 +28,9 @@ pub(crate) struct RemoteLink {
     pub(crate) peers: Arc<Peers>,
     pub(crate) service: usize,
     pub(crate) keys: Arc<ProcessKeys>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Of the contract.
+    pub(crate) meters: Arc<ContractMeters>,
 }
 
 impl RemoteCalls for RemoteLink {
@@ -34,14 +38,22 @@ impl RemoteCalls for RemoteLink {
         let mut context = Context::current();
         context.trace = context.trace.map(Trace::next);
         let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
-        Box::pin(self.repeat(call, context).instrument(span))
+        let (method, started) = (call.method, Instant::now());
+        let called = async move {
+            let result = self.repeat(call, context).await;
+            self.meters.of(method).ended(Ended::of(&result), started.elapsed());
+            result
+        };
+        Box::pin(called.instrument(span))
     }
 }
 
 /// Attempts at one call, until there is an answer or none is to be expected. Of what must not be repeated it is one.
+/// `retried` is told before each further one.
 pub(super) async fn repeated<A>(
     kind: Kind,
     deadline: Instant,
+    retried: impl Fn(),
     mut attempt: impl FnMut() -> A,
 ) -> Result<Outcome, CallFault>
 where
@@ -65,6 +77,7 @@ where
                 _ => fault,
             });
         }
+        retried();
         tokio::time::sleep(jittered(pause)).await;
         pause *= 2;
     }
@@ -75,16 +88,16 @@ impl RemoteLink {
     async fn repeat(&self, call: RemoteCall, context: Context) -> Result<Outcome, CallFault> {
         let deadline = context.deadline_or_default();
         let payload = &self.payload(&call, &context)?;
-        repeated(call.kind, deadline, || async move {
-            match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await? {
-                Told::Outcome(outcome) => Ok(outcome),
-                _ => {
-                    Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked")
-                        .into())
+        let attempt =
+            || async move {
+                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await? {
+                    Told::Outcome(outcome) => Ok(outcome),
+                    _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked")
+                        .into()),
                 }
-            }
-        })
-        .await
+            };
+        let retried = || self.metrics.peers[self.service].retries.add(1);
+        repeated(call.kind, deadline, retried, attempt).await
     }
 
     /// Under which key the callee runs it.

@@ -5,6 +5,8 @@
 
 mod answers;
 mod external;
+#[cfg(test)]
+mod fixtures;
 mod hello;
 mod link;
 mod peers;
@@ -15,4 +17,4 @@ pub(crate) use external::Externals;
 pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
 pub(crate) use peers::Peers;
-pub(crate) use wire::{Ask, Head, Keyed, Told};
+pub(crate) use wire::{Ask, Head, Keyed, Told, put_http};

@@ -25,6 +25,10 @@ impl Peers {
         self.of_contract.get(contract).copied()
     }
 
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&str, &Peer)> {
+        self.services.iter().map(|(name, peer)| (&**name, peer))
+    }
+
     /// The services that cannot be reached at this moment, with what was last wrong.
     pub(crate) fn missing(&self) -> Vec<(String, String)> {
         let lost = self.services.iter().filter(|(_, peer)| !peer.is_connected());

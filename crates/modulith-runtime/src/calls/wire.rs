@@ -8,6 +8,7 @@
 //!
 //! kind  1 query, 2 command, 3 effect (one attempt)  body: the request, as modulith_core::encode writes it
 //!       4 of a saga                                 body: Asked, likewise
+//!       5 HTTP, from the gateway                    body and answer: modulith-gateway/src/wire.rs
 //!
 //! tag   1 contract, UTF-8           4 principal: `a` for an administrator, `u` and the subject for a user,
 //!                                     `c` and the name for a program that is none of ours
@@ -27,12 +28,14 @@
 
 use bytes::Bytes;
 use modulith_core::{
-    Direction, Fault, FaultKind, NotRun, Origin, Outcome, Principal, RefusalRecord, StepKey, Trace,
+    Context, Direction, Fault, FaultKind, NotRun, Origin, Outcome, Principal, RefusalRecord, StepKey, Trace,
     TraceFlags, Unknown, decode, encode,
 };
 use modulith_data::inbox::BodyHash;
 use modulith_data::saga::Told as SagaTold;
 use uuid::Uuid;
+
+use crate::metrics::Ended;
 
 /// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +48,15 @@ pub(crate) enum Ask {
     Effect = 3,
     /// Under a saga's keys.
     Saga = 4,
+    /// A request from outside.
+    Http = 5,
 }
 
 /// What stands before a call's body.
 #[derive(Debug)]
 pub(crate) struct Head<'a> {
     pub(crate) ask: Ask,
-    /// Empty in what a saga asks, whose body says it.
+    /// Empty in what a saga or a client asks, whose body says it.
     pub(crate) contract: &'a str,
     pub(crate) method: &'a str,
     pub(crate) request_id: &'a str,
@@ -84,27 +89,46 @@ impl Head<'_> {
     /// The head and the body as one payload.
     pub(crate) fn with_body(&self, body: &[u8]) -> Result<Bytes, Fault> {
         let mut out = Vec::with_capacity(256 + body.len());
-        out.push(self.ask as u8);
-        put(&mut out, CONTRACT, &[self.contract.as_bytes()])?;
-        put(&mut out, METHOD, &[self.method.as_bytes()])?;
-        put(&mut out, REQUEST_ID, &[self.request_id.as_bytes()])?;
-        match &self.principal {
-            None => {}
-            Some(Principal::Admin) => put(&mut out, PRINCIPAL, &[b"a"])?,
-            Some(Principal::User(subject)) => put(&mut out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
-            Some(Principal::Caller(name)) => put(&mut out, PRINCIPAL, &[b"c", name.as_bytes()])?,
-        }
-        if let Some(keyed) = &self.keyed {
-            put(&mut out, KEYED, &[&keyed.encode()])?;
-        }
-        if let Some(trace) = &self.trace {
-            put(&mut out, TRACE, &[&trace.id, &trace.span, &[trace.flags.bits()]])?;
-            put(&mut out, TRACE_STATE, &[trace.state.as_deref().unwrap_or_default().as_bytes()])?;
-        }
-        out.push(0);
+        self.put(&mut out)?;
         out.extend_from_slice(body);
         Ok(out.into())
     }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        out.push(self.ask as u8);
+        put(out, CONTRACT, &[self.contract.as_bytes()])?;
+        put(out, METHOD, &[self.method.as_bytes()])?;
+        put(out, REQUEST_ID, &[self.request_id.as_bytes()])?;
+        match &self.principal {
+            None => {}
+            Some(Principal::Admin) => put(out, PRINCIPAL, &[b"a"])?,
+            Some(Principal::User(subject)) => put(out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
+            Some(Principal::Caller(name)) => put(out, PRINCIPAL, &[b"c", name.as_bytes()])?,
+        }
+        if let Some(keyed) = &self.keyed {
+            put(out, KEYED, &[&keyed.encode()])?;
+        }
+        if let Some(trace) = &self.trace {
+            put(out, TRACE, &[&trace.id, &trace.span, &[trace.flags.bits()]])?;
+            put(out, TRACE_STATE, &[trace.state.as_deref().unwrap_or_default().as_bytes()])?;
+        }
+        out.push(0);
+        Ok(())
+    }
+}
+
+/// The head of a request from outside, for [`modulith_gateway::Upstream`].
+pub(crate) fn put_http(context: &Context, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let head = Head {
+        ask: Ask::Http,
+        contract: "",
+        method: "",
+        request_id: &context.request_id,
+        principal: context.principal.clone(),
+        keyed: None,
+        trace: context.trace.clone(),
+    };
+    head.put(out)
 }
 
 /// A field; an empty one is left out.
@@ -134,6 +158,7 @@ pub(crate) fn read(payload: &Bytes) -> Result<(Head<'_>, Bytes), String> {
         2 => Ask::Command,
         3 => Ask::Effect,
         4 => Ask::Saga,
+        5 => Ask::Http,
         other => return Err(format!("a call of kind {other} is not understood here")),
     };
     let mut head =
@@ -240,14 +265,12 @@ pub(crate) enum Told {
 }
 
 impl Told {
-    /// How the call ended, in one word.
-    pub(crate) fn outcome(&self) -> &'static str {
+    pub(crate) fn ended(&self) -> Ended {
         match self {
-            Self::Outcome(Outcome::Done(_)) => "done",
-            Self::Outcome(Outcome::Refused(_)) | Self::Saga(SagaTold::Refused { .. }) => "refused",
-            Self::Saga(_) => "done",
-            Self::NotRun(_) => "not_run",
-            Self::Unknown(_) => "unknown",
+            Self::Outcome(Outcome::Refused(_)) | Self::Saga(SagaTold::Refused { .. }) => Ended::Refused,
+            Self::Outcome(Outcome::Done(_)) | Self::Saga(_) => Ended::Done,
+            Self::NotRun(_) => Ended::NotRun,
+            Self::Unknown(_) => Ended::Unknown,
         }
     }
 

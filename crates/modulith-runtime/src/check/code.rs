@@ -1,6 +1,7 @@
 //! What is wrong with the declarations of the modules: names, contracts, needs, HTTP prefixes.
 
-use modulith_core::{ContractModel, MethodModel};
+use modulith_core::ContractModel;
+use modulith_core::compat::{Document, compare};
 use modulith_gateway::{CALL, OPENAPI};
 
 use crate::model::AppModel;
@@ -93,40 +94,21 @@ fn needs(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What differs between two contracts of one name.
+/// What differs between two contracts of one name. They are of one build, whose modules exchange values of Rust, so
+/// what services of two builds may differ in is a problem here as well.
 fn differences(need: &ContractModel, served: &ContractModel) -> Vec<String> {
-    let mut differences = Vec::new();
-    if need.version != served.version {
-        differences.push(format!("version {} is needed, version {} is served", need.version, served.version));
+    let differences = compare(&Document::of(need), &Document::of(served));
+    let mut lines: Vec<String> = (differences.iter())
+        .map(|difference| match &*difference.place {
+            "" => difference.what.clone(),
+            place => format!("`{place}`: {}", difference.what),
+        })
+        .collect();
+    if lines.is_empty() {
+        lines
+            .push("its methods stand in another order, or its types have other names or defaults".to_owned());
     }
-    for method in &need.methods {
-        let name = method.name;
-        match served.methods.iter().find(|served| served.name == name) {
-            None => differences.push(format!("method `{name}` is needed, but not served")),
-            Some(served) if served == method => {}
-            Some(served) => differences.push(format!("method `{name}` differs in {}", parts(method, served))),
-        }
-    }
-    for method in &served.methods {
-        if !need.methods.iter().any(|needed| needed.name == method.name) {
-            differences.push(format!("method `{}` is served, but unknown to the caller", method.name));
-        }
-    }
-    if differences.is_empty() {
-        differences.push("the methods stand in another order".to_owned());
-    }
-    differences
-}
-
-fn parts(a: &MethodModel, b: &MethodModel) -> String {
-    let parts = [
-        ("its kind", a.kind != b.kind),
-        ("its request", a.request != b.request),
-        ("its answer", a.answer != b.answer),
-        ("its refusal", a.refused != b.refused || a.refusals != b.refusals),
-        ("what it relies on outside", a.provider != b.provider),
-    ];
-    parts.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect::<Vec<_>>().join(", ")
+    lines
 }
 
 fn prefixes(model: &AppModel, problems: &mut Vec<Problem>) {

@@ -2,10 +2,9 @@
 
 use modulith_core::{ContractModel, Kind};
 
-use super::services::is_loopback;
 use super::{listed, meant};
 use crate::model::AppModel;
-use crate::topology::{CallerSection, ExternalSection, Problem, Topology};
+use crate::topology::{CallerSection, ExternalSection, Problem, Topology, is_loopback};
 
 pub(super) fn check(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
     exposed(model, topology, problems);
@@ -89,7 +88,7 @@ fn url(topology: &Topology, external: &ExternalSection, problems: &mut Vec<Probl
             let message = format!("`{}`: {why}", external.url);
             problems.push(topology.problem(&key, message, "write `url = \"http://127.0.0.1:9400\"`"));
         }
-        (Ok(_), Some(host)) if !external.unencrypted && !is_loopback(&host) => problems.push(topology.problem(
+        (Ok(_), Some(host)) if !external.unencrypted && !is_loopback(&format!("{host}:80")) => problems.push(topology.problem(
             &key,
             format!("requests to {host} would leave this host in the clear, and the token with them"),
             "put a proxy that speaks TLS on loopback, or write `unencrypted = true` where the network is trusted",

@@ -1,13 +1,14 @@
 //! What is wrong with the services: their names, places, databases, and the modules they host.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use modulith_transport::Address;
 
 use super::{listed, meant};
 use crate::model::AppModel;
-use crate::topology::{GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX};
+use crate::topology::{
+    GATEWAY, Problem, ServiceSection, Topology, UNIX_PATH_BYTES_MAX, ip, is_loopback, split,
+};
 
 pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
     if let Address::Unix(_) = topology.gateway.listen {
@@ -33,12 +34,32 @@ pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
     }
 }
 
+/// What each service says about itself at the handshake has to fit into it.
+pub(super) fn check_hellos(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
+    if topology.is_monolith() {
+        return;
+    }
+    for service in &topology.services {
+        let hosted =
+            || model.modules.iter().filter(|module| service.modules.iter().any(|name| name == module.name));
+        let serves: Vec<_> = hosted().flat_map(|module| module.contracts.clone()).collect();
+        let needs: Vec<_> = hosted().flat_map(|module| module.needs.clone()).collect();
+        if let Err(fault) = crate::calls::about(&serves, &needs) {
+            problems.push(topology.problem(
+                &format!("service.{}.modules", service.name),
+                format!("service `{}` cannot introduce itself: {}", service.name, fault.message),
+                "host its modules in more services",
+            ));
+        }
+    }
+}
+
 /// Metrics name contracts, peers and rates, and are shown there to whoever asks.
 fn telemetry(topology: &Topology, problems: &mut Vec<Problem>) {
     let Some(listen) = &topology.telemetry.listen else {
         return;
     };
-    let on_loopback = matches!(listen, Address::Tcp(host_port) if is_loopback(split(host_port).0));
+    let on_loopback = matches!(listen, Address::Tcp(host_port) if is_loopback(host_port));
     if !on_loopback {
         let message = format!("metrics are shown on loopback only, not on {listen}");
         let mend = "write `listen = \"127.0.0.1:9464\"`, or read `/admin/metrics` with the admin token";
@@ -76,17 +97,7 @@ fn listen(
     let socket = format!("write `listen = \"unix:run/{}.sock\"`", service.name);
     match &service.listen {
         Some(Address::Tcp(host_port)) => {
-            let (host, port) = split(host_port);
-            if !is_loopback(host) {
-                problems.push(topology.problem(
-                    &key,
-                    format!(
-                        "{host_port} can be reached from other hosts; calls between services are not encrypted, so \
-                         they stay on loopback or Unix sockets until mutual TLS exists"
-                    ),
-                    format!("write `listen = \"127.0.0.1:{port}\"` or `listen = \"unix:run/{}.sock\"`", service.name),
-                ));
-            }
+            let (_, port) = split(host_port);
             if port == "0" {
                 let message = "port 0 is another port at each start, which the other services cannot know";
                 problems.push(topology.problem(&key, message, &*socket));
@@ -131,21 +142,6 @@ fn same_place(a: &Address, b: &Address) -> bool {
         }
         _ => false,
     }
-}
-
-fn split(host_port: &str) -> (&str, &str) {
-    host_port.rsplit_once(':').unwrap_or((host_port, ""))
-}
-
-fn ip(host: &str) -> Option<IpAddr> {
-    if host.eq_ignore_ascii_case("localhost") {
-        return Some(IpAddr::from([127, 0, 0, 1]));
-    }
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
-}
-
-pub(super) fn is_loopback(host: &str) -> bool {
-    ip(host).is_some_and(|ip| ip.is_loopback())
 }
 
 fn database(

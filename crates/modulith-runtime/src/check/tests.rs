@@ -45,6 +45,23 @@ fn a_sound_application_has_no_problem_in_either_topology() {
 }
 
 #[test]
+fn metrics_are_shown_without_a_token_on_loopback_only() {
+    for (listen, is_refused) in [
+        ("127.0.0.1:9464", false),
+        ("localhost:9464", false),
+        ("[::1]:9464", false),
+        ("0.0.0.0:9464", true),
+        ("192.0.2.1:9464", true),
+        ("unix:run/metrics.sock", true),
+    ] {
+        let text = format!("{SPLIT}\n[telemetry]\nlisten = \"{listen}\"\n");
+        let problems = found(&shop(), &text);
+        assert_eq!(problems.iter().any(|it| it.contains("telemetry.listen")), is_refused, "{problems:?}");
+        assert_eq!(problems.len(), usize::from(is_refused), "{problems:?}");
+    }
+}
+
+#[test]
 fn everything_wrong_with_a_topology_is_listed_at_once_by_line() {
     let text = r#"
 [gateway]
@@ -74,9 +91,6 @@ speed = 9
             "t.toml:4: service: module `payments` is in no service; \
              add \"payments\" to the `modules` of a service, or `[service.payments]`",
             "t.toml:5: service.gateway.modules: module `prodcuts` does not exist; did you mean `products`?",
-            "t.toml:6: service.gateway.listen: 0.0.0.0:7001 can be reached from other hosts; calls between services \
-             are not encrypted, so they stay on loopback or Unix sockets until mutual TLS exists; \
-             write `listen = \"127.0.0.1:7001\"` or `listen = \"unix:run/gateway.sock\"`",
             "t.toml:6: service.gateway.listen: service `gateway` and the gateway both listen at 0.0.0.0:7001; \
              write `listen = \"unix:run/gateway.sock\"`",
             "t.toml:7: service.gateway.replicas: 2 replicas on SQLite: a file's writes belong to one process, the \
@@ -130,27 +144,32 @@ fn a_need_that_nobody_serves_is_named() {
 
 #[test]
 fn a_need_of_another_version_or_schema_is_named_by_method() {
+    let differences = |problems: &[String]| -> Vec<String> {
+        let against =
+            "module orders: it was built against another contract `products` than module `products` serves: ";
+        let said = problems.iter().filter_map(|problem| problem.strip_prefix(against)?.split("; ").next());
+        said.map(str::to_owned).collect()
+    };
     let problems = spoiled(|shop| {
         let need = &mut shop.modules[2].needs[0];
-        need.version = 2;
         need.methods[0].answer = serde_json::json!(true);
         need.methods[2].kind = Kind::Effect;
         need.methods[3].name = "find";
     });
-    let against =
-        "module orders: it was built against another contract `products` than module `products` serves: ";
-    let differences: Vec<&str> =
-        (problems.iter()).filter_map(|problem| problem.strip_prefix(against)?.split("; ").next()).collect();
     assert_eq!(
-        differences,
+        differences(&problems),
         [
-            "version 2 is needed, version 1 is served",
-            "method `hold` differs in its answer",
-            "method `sell` differs in its kind",
-            "method `find` is needed, but not served",
-            "method `product` is served, but unknown to the caller",
+            "`find`: the callee does not have this method",
+            "`hold.answer`: is an integer for the callee and of free form for the caller",
+            "`sell`: is an effect for the caller and a command for the callee",
+            "`product`: the caller does not know this method",
         ],
         "{problems:#?}"
+    );
+    let problems = spoiled(|shop| shop.modules[2].needs[0].version = 2);
+    assert_eq!(
+        differences(&problems),
+        ["the caller has version 2 and the callee version 1, which is said to be another contract"]
     );
 }
 
@@ -336,4 +355,25 @@ fn no_saga_asks_an_external_service() {
     let found = found(&model, text);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("saga orders.place_order, step `charge` asks it"), "{found:?}");
+}
+
+#[test]
+fn certificates_that_are_missing_are_named_with_the_command_that_makes_them() {
+    let text = format!("{SPLIT}listen = \"10.0.0.5:7001\"\n[trust]\nkey = \"k/{{service}}.key\"\n");
+    assert_eq!(found(&shop(), &text), Vec::<String>::new(), "an address beyond loopback is fine");
+    let missing = super::missing_certificates(&topology(&text), "shop", ["orders", "gateway"]);
+    let missing: Vec<String> = missing.iter().map(Problem::to_string).collect();
+    let because = "does not exist; service `orders` at 10.0.0.5:7001 is reached over mutual TLS, so every process needs \
+                   a certificate; make it with `shop certs --topology t.toml`, or put that of your own authority there";
+    assert_eq!(
+        missing,
+        [
+            format!("t.toml:9: trust.authority: certs/authority.pem {because}"),
+            format!("t.toml:9: trust.certificate: certs/orders.pem {because}"),
+            format!("t.toml:10: trust.key: k/orders.key {because}"),
+            format!("t.toml:9: trust.certificate: certs/gateway.pem {because}"),
+            format!("t.toml:10: trust.key: k/gateway.key {because}"),
+        ]
+    );
+    assert_eq!(super::missing_certificates(&topology(SPLIT), "shop", ["orders"]), []);
 }

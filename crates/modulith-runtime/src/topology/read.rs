@@ -11,12 +11,14 @@ use modulith_transport::Address;
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    DRAIN_S_DEFAULT, DRAIN_S_MAX, GatewaySection, LISTEN_DEFAULT, Problem, Problems, ServiceSection,
-    TelemetrySection, Topology, nearest,
+    DRAIN_S_DEFAULT, DRAIN_S_MAX, GatewaySection, LISTEN_DEFAULT, PLAINTEXT, Problem, Problems,
+    ServiceSection, TelemetrySection, Tls, Topology, TrustSection, nearest,
 };
 
-const SECTIONS: [&str; 7] = ["gateway", "telemetry", "service", "module", "expose", "caller", "external"];
+const SECTIONS: [&str; 8] =
+    ["gateway", "trust", "telemetry", "service", "module", "expose", "caller", "external"];
 const GATEWAY_KEYS: [&str; 2] = ["listen", "drain_s"];
+const TRUST_KEYS: [&str; 6] = ["authority", "certificate", "key", "tls", "plaintext", "unix_uids"];
 const TELEMETRY_KEYS: [&str; 3] = ["sample_ratio", "trust_parent", "listen"];
 const SERVICE_KEYS: [&str; 4] = ["modules", "listen", "database", "replicas"];
 
@@ -75,6 +77,7 @@ impl Reader<'_> {
         for (name, item) in root.iter() {
             match (name, item.as_table_like()) {
                 ("gateway", Some(section)) => self.gateway(section),
+                ("trust", Some(section)) => self.trust(section),
                 ("telemetry", Some(section)) => self.telemetry(section),
                 ("service", Some(services)) => self.each_section("service", services, Self::service),
                 ("module", Some(modules)) => self.each_section("module", modules, |_, _, _| {}),
@@ -83,7 +86,7 @@ impl Reader<'_> {
                 ("external", Some(externals)) => {
                     self.each_section("external", externals, Self::external);
                 }
-                ("gateway" | "telemetry" | "expose", None) => {
+                ("gateway" | "trust" | "telemetry" | "expose", None) => {
                     let mend = format!("write `[{name}]` on a line of its own");
                     self.wrong_type(name, item, "a section", &mend);
                 }
@@ -149,6 +152,64 @@ impl Reader<'_> {
             }
         }
         self.topology.gateway = gateway;
+    }
+
+    fn trust(&mut self, section: &dyn TableLike) {
+        self.lines("trust", section);
+        let mut trust = TrustSection::default();
+        for (name, item) in section.iter() {
+            let key = format!("trust.{name}");
+            let defaults = TrustSection::default();
+            match name {
+                "authority" => trust.authority = self.path(&key, item, defaults.authority),
+                "certificate" => trust.certificate = self.path(&key, item, defaults.certificate),
+                "key" => trust.key = self.path(&key, item, defaults.key),
+                "tls" => match item.as_str() {
+                    // `plaintext` beside it is a problem of its own.
+                    Some("always") => trust.tls = Tls::Always,
+                    _ => self.add(
+                        &key,
+                        "addresses beyond loopback are over TLS anyway; `always` is all that can be asked for",
+                        "write `tls = \"always\"`, or remove it",
+                    ),
+                },
+                "plaintext" => match item.as_str() {
+                    Some(PLAINTEXT) if section.contains_key("tls") => {
+                        self.add(&key, "it cannot be together with `tls`", "remove one of the two");
+                    }
+                    Some(PLAINTEXT) => trust.tls = Tls::Never,
+                    _ => self.add(
+                        &key,
+                        "calls between hosts are encrypted unless this says what it means when they are not",
+                        format!("write `plaintext = \"{PLAINTEXT}\"`, or remove it"),
+                    ),
+                },
+                "unix_uids" => trust.unix_uids = self.uids(&key, item),
+                _ => self.unknown("trust", name, &TRUST_KEYS),
+            }
+        }
+        self.topology.trust = trust;
+    }
+
+    fn path(&mut self, key: &str, item: &Item, default: PathBuf) -> PathBuf {
+        match item.as_str() {
+            Some(path) if !path.is_empty() => PathBuf::from(path),
+            _ => {
+                let name = key.rsplit('.').next().unwrap_or(key);
+                self.add(key, "a path is expected", format!("write `{name} = \"{}\"`", default.display()));
+                default
+            }
+        }
+    }
+
+    fn uids(&mut self, key: &str, item: &Item) -> Vec<u32> {
+        let uids: Option<Vec<u32>> = item
+            .as_array()
+            .and_then(|array| array.iter().map(|value| u32::try_from(value.as_integer()?).ok()).collect());
+        uids.unwrap_or_else(|| {
+            self.add(key, "a list of user ids is expected", "write `unix_uids = [1000]`");
+            Vec::new()
+        })
     }
 
     fn telemetry(&mut self, section: &dyn TableLike) {

@@ -41,6 +41,24 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn telemetry_has_a_ratio_and_a_place() {
+    assert_eq!(read("").telemetry.sampling, Sampling { ratio: 0.01, trust_parent: false });
+    let text = "[telemetry]\nsample_ratio = 1\ntrust_parent = true\nlisten = \"127.0.0.1:9464\"\n";
+    let telemetry = read(text).telemetry;
+    assert_eq!(telemetry.sampling, Sampling { ratio: 1.0, trust_parent: true });
+    assert_eq!(telemetry.listen.expect("named").to_string(), "127.0.0.1:9464");
+    assert_eq!(
+        problems("[telemetry]\nsample_ratio = 1.5\ntrust_parent = 1\nsampling = 1\n"),
+        [
+            "t.toml:2: telemetry.sample_ratio: 1.5 is not from 0 to 1; write `sample_ratio = 0.01`",
+            "t.toml:3: telemetry.trust_parent: a boolean is expected, not an integer; write `trust_parent = false`",
+            "t.toml:4: telemetry.sampling: unknown key; remove it; \
+             known here: `sample_ratio`, `trust_parent`, `listen`",
+        ]
+    );
+}
+
+#[test]
 fn a_file_is_read_with_its_defaults_and_lines() {
     let topology = read(SPLIT);
     assert!(topology.problems.is_empty(), "{:?}", topology.problems);
@@ -170,4 +188,66 @@ fn sockets_are_in_the_data_folder_while_their_path_is_short_enough() {
     let refused = topology.make_socket_folders(&deep).unwrap_err().to_string();
     assert!(refused.contains("not a folder of this user alone"), "{refused}");
     std::fs::remove_dir(folder).unwrap();
+}
+
+#[test]
+fn what_other_hosts_can_reach_is_over_tls_unless_it_is_said_in_so_many_words() {
+    let over_tls = |trust: &str, listen: &str| {
+        let text =
+            format!("{trust}\n[service.a]\nmodules = []\nlisten = \"{listen}\"\n[service.b]\nmodules = []\n");
+        let topology = read(&text);
+        assert_eq!(topology.problems, [], "{text}");
+        let services: Vec<bool> =
+            topology.services.iter().map(|service| topology.is_over_tls(service)).collect();
+        assert!(!services[1], "a Unix socket is never");
+        assert_eq!(topology.needs_certificates(), services[0]);
+        services[0]
+    };
+    let beyond = ["0.0.0.0:1", "[::]:1", "10.0.0.5:1", "products.internal:1", "localhost.example.org:1"];
+    let within = ["127.0.0.1:1", "127.8.0.1:1", "[::1]:1", "localhost:1", "LOCALHOST:1", "unix:a.sock"];
+    for listen in beyond {
+        assert!(over_tls("", listen), "{listen}");
+        let plaintext = format!("[trust]\nplaintext = \"{PLAINTEXT}\"");
+        assert!(!over_tls(&plaintext, listen), "{listen}");
+    }
+    for listen in within {
+        assert!(!over_tls("", listen), "{listen}");
+        assert_eq!(over_tls("[trust]\ntls = \"always\"", listen), !listen.starts_with("unix:"), "{listen}");
+    }
+    let one = read("[trust]\ntls = \"always\"\n[service.a]\nmodules = []\nlisten = \"0.0.0.0:1\"\n");
+    assert!(!one.needs_certificates(), "one process talks to nobody");
+}
+
+#[test]
+fn trust_is_read_with_its_places_and_its_mistakes() {
+    let text =
+        "[trust]\ncertificate = \"/etc/shop/{service}/tls.pem\"\nkey = \"k/{service}\"\nunix_uids = [7, 8]\n";
+    let topology = read(text);
+    assert_eq!(topology.problems, []);
+    assert_eq!(topology.trust.unix_uids, [7, 8]);
+    let files = topology.trust_files("orders");
+    let folder = topology.file.as_ref().and_then(|file| file.parent()).unwrap();
+    assert_eq!(files.authority, folder.join("certs/authority.pem"));
+    assert_eq!(files.certificate, Path::new("/etc/shop/orders/tls.pem"));
+    assert_eq!(files.key, folder.join("k/orders"));
+
+    let text = "[trust]\nauthority = 3\ntls = \"never\"\nplaintext = \"yes\"\nunix_uids = [-1]\ncertificat = \"x\"\n\
+         [service.a]\nmodules = []\n";
+    assert_eq!(
+        problems(text),
+        [
+            "t.toml:2: trust.authority: a path is expected; write `authority = \"certs/authority.pem\"`",
+            "t.toml:3: trust.tls: addresses beyond loopback are over TLS anyway; `always` is all that can be asked for; \
+             write `tls = \"always\"`, or remove it",
+            "t.toml:4: trust.plaintext: calls between hosts are encrypted unless this says what it means when they are \
+             not; write `plaintext = \"anyone on this network can read and change calls\"`, or remove it",
+            "t.toml:5: trust.unix_uids: a list of user ids is expected; write `unix_uids = [1000]`",
+            "t.toml:6: trust.certificat: unknown key; did you mean `certificate`?",
+        ]
+    );
+    let both = format!("[trust]\ntls = \"always\"\nplaintext = \"{PLAINTEXT}\"\n");
+    assert_eq!(
+        problems(&both),
+        ["t.toml:3: trust.plaintext: it cannot be together with `tls`; remove one of the two"]
+    );
 }

@@ -3,18 +3,21 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use modulith_transport::{
     Address, Admit, ConnectionError, Handled, Handler, Hello, HelloInfo, Incoming, Limits, Listener, Peer,
-    Stream, Token, serve_connection,
+    Stream, Token, Trust, TrustFiles, serve_connection, spiffe_id,
 };
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use ring::hmac;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -62,6 +65,110 @@ pub fn peer_with(address: &Address, limits: Limits) -> Peer {
     Peer::new(vec![address.clone()], hello("caller"), anybody(), limits)
 }
 
+/// An authority of its own, which signs whatever it is asked to.
+pub struct Authority {
+    pub folder: tempfile::TempDir,
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        // Two authorities of one name would be told apart by their signatures only.
+        params.distinguished_name.push(DnType::CommonName, format!("{:?}", &key.public_key_raw()[1..9]));
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { folder, certificate, issuer: Issuer::new(params, key) }
+    }
+}
+
+impl Authority {
+    /// A certificate and key in files of this name, for a service of application `shop`.
+    pub fn sign(&self, file: &str, service: &str) -> TrustFiles {
+        self.sign_until(file, &spiffe_id("shop", service), (2100, 1, 1))
+    }
+
+    pub fn sign_until(&self, file: &str, name: &str, (year, month, day): (i32, u8, u8)) -> TrustFiles {
+        self.sign_at(file, name, date_time_ymd(year, month, day).into())
+    }
+
+    pub fn sign_at(&self, file: &str, name: &str, ends: SystemTime) -> TrustFiles {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(name.try_into().expect("ASCII"))];
+        params.not_after = ends.into();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let path = |ending: &str| self.folder.path().join(format!("{file}.{ending}"));
+        let files = TrustFiles { authority: path("authority"), certificate: path("pem"), key: path("key") };
+        put(&files.authority, &self.certificate);
+        put(&files.certificate, &certificate.pem());
+        put(&files.key, &key.serialize_pem());
+        files
+    }
+
+    /// What a process of this service holds.
+    pub fn trust(&self, service: &str) -> Trust {
+        Trust::load("shop", service, self.sign(service, service)).expect("good files")
+    }
+}
+
+/// Puts a file into the place of another, as those do who replace certificates.
+pub fn put(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("written");
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    std::fs::rename(&new, path).expect("renamed");
+}
+
+/// The kinds of connection between two processes.
+pub enum Wire {
+    Unix(tempfile::TempDir),
+    Tcp,
+    Tls(Box<Authority>),
+}
+
+impl Wire {
+    pub fn all() -> [Self; 3] {
+        [Self::Unix(tempfile::tempdir().expect("a folder")), Self::Tcp, Self::Tls(Box::default())]
+    }
+
+    /// The served side, at a place of its own or, after an earlier one, at that.
+    pub async fn serve(&self, at: Option<&Address>, limits: Limits, handler: Arc<dyn Handler>) -> Served {
+        let (address, trust) = match self {
+            Self::Unix(folder) => (unix(folder), None),
+            Self::Tcp => (tcp(), None),
+            Self::Tls(authority) => (tcp(), Some(authority.trust("served"))),
+        };
+        Served::start_on(at.unwrap_or(&address), trust, limits, handler, hello("served"), anybody()).await
+    }
+
+    pub async fn listener(&self) -> Listener {
+        match self {
+            Self::Unix(folder) => bound(&unix(folder)).await,
+            Self::Tcp => bound(&tcp()).await,
+            Self::Tls(authority) => bound(&tcp()).await.over_tls(authority.trust("served")),
+        }
+    }
+
+    pub fn peer(&self, address: &Address) -> Peer {
+        match self {
+            Self::Unix(_) | Self::Tcp => peer(address),
+            Self::Tls(authority) => tls_peer(address, hello("caller"), authority.trust("caller"), "served"),
+        }
+    }
+}
+
+pub async fn bound(address: &Address) -> Listener {
+    Listener::bind(address).await.expect("a free address")
+}
+
+pub fn tls_peer(address: &Address, hello: Hello, trust: Trust, service: &str) -> Peer {
+    Peer::over_tls(vec![address.clone()], hello, anybody(), Limits::default(), trust, service)
+}
+
 /// A process, as far as a test can see: dropping it is a kill.
 pub struct Served {
     pub address: Address,
@@ -83,6 +190,17 @@ impl Served {
         hello: Hello,
         admit: Admit,
     ) -> Self {
+        Self::start_on(address, None, limits, handler, hello, admit).await
+    }
+
+    pub async fn start_on(
+        address: &Address,
+        trust: Option<Trust>,
+        limits: Limits,
+        handler: Arc<dyn Handler>,
+        hello: Hello,
+        admit: Admit,
+    ) -> Self {
         let listener = Listener::bind(address).await.expect("a free address");
         let address = listener.address().expect("a bound address");
         let (report, ended) = mpsc::unbounded_channel();
@@ -94,8 +212,16 @@ impl Served {
             while let Ok(stream) = listener.accept().await {
                 let (hello, admit, limits) = (hello.clone(), admit.clone(), limits.clone());
                 let (handler, stop, report) = (handler.clone(), stop.clone(), report.clone());
+                let trust = trust.clone();
                 connections.spawn(async move {
-                    let ended = serve_connection(stream, hello, admit, limits, handler, stop).await;
+                    let stream = match trust {
+                        Some(trust) => trust.accept(stream, limits.handshake_max).await,
+                        None => Ok(stream),
+                    };
+                    let ended = match stream {
+                        Ok(stream) => serve_connection(stream, hello, admit, limits, handler, stop).await,
+                        Err(error) => Err(error),
+                    };
                     let _ = report.send(ended);
                 });
             }

@@ -1,0 +1,263 @@
+//! Services of two builds at once: real processes of an earlier and a later build, one of which calls the other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use modulith_test::{Http, Request, Response, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+const OLDER: &str = env!("CARGO_BIN_EXE_older");
+const NEWER: &str = env!("CARGO_BIN_EXE_newer");
+const OTHER: &str = env!("CARGO_BIN_EXE_other");
+
+/// As in the library of this crate.
+const PIECES: i64 = modulith_skew::PIECES;
+
+/// One process of one build.
+struct Service {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Service {
+    fn start(data: &Path, build: &str, name: &'static str) -> Self {
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let log = data.join(format!("{name}-{}.log", STARTED.fetch_add(1, Relaxed)));
+        let topology = concat!(env!("CARGO_MANIFEST_DIR"), "/split.toml");
+        let child = Command::new(build)
+            .args(["run", "--topology", topology, "--service", name, "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .env("MODULITH_LOG", "info")
+            .env("MODULITH_CONTROL", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log).expect("a log"))
+            .spawn()
+            .expect("starts");
+        Self { name, child, log }
+    }
+
+    /// Waits until it says that it is ready, and returns what it says with it.
+    fn ready(&mut self) -> String {
+        let out = BufReader::new(self.child.stdout.as_mut().expect("piped"));
+        let mut lines = out.lines().map_while(Result::ok);
+        let said = lines.find_map(|line| line.strip_prefix("ready").map(|rest| rest.trim().to_owned()));
+        said.unwrap_or_else(|| panic!("{} ended: {}", self.name, self.said()))
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Stops it as an orchestrator does, and waits for its end.
+    fn stop(mut self) {
+        let process = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(process, Signal::TERM).expect("runs");
+        let status = self.child.wait().expect("ends");
+        assert!(status.success(), "{} ended with {status}: {}", self.name, self.said());
+        let mut rest = String::new();
+        let _ = self.child.stdout.as_mut().expect("piped").read_to_string(&mut rest);
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A gateway and two services, each of any build.
+struct Shop {
+    services: BTreeMap<&'static str, Service>,
+    http: Http,
+    data: tempfile::TempDir,
+}
+
+impl Shop {
+    fn open(front: &str, stock: &str) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut services: BTreeMap<&'static str, Service> =
+            [("stock", stock), ("front", front), ("gateway", OLDER)]
+                .into_iter()
+                .map(|(name, build)| {
+                    let mut service = Service::start(data.path(), build, name);
+                    // A service that is refused is never ready; the others find out about it themselves.
+                    if name == "stock" {
+                        service.ready();
+                    }
+                    (name, service)
+                })
+                .collect();
+        let url = services.get_mut("gateway").expect("started").ready();
+        Self { services, http: Http::new(&url, ""), data }
+    }
+
+    fn replace(&mut self, name: &'static str, build: &str) {
+        if let Some(service) = self.services.remove(name) {
+            service.stop();
+        }
+        let mut service = Service::start(self.data.path(), build, name);
+        service.ready();
+        self.services.insert(name, service);
+    }
+
+    async fn ready(&mut self) {
+        self.services.get_mut("front").expect("started").ready();
+    }
+
+    async fn level(&self, product: &str) -> Response {
+        self.http.send(Request::get(format!("/front/level/{product}"))).await.expect("an answer")
+    }
+
+    async fn take(&self, product: &str, key: &str) -> Response {
+        let request = Request::post("/front/take", &json!(product)).key(key);
+        self.http.send(request).await.expect("an answer")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_caller_and_a_newer_callee() {
+    let mut shop = Shop::open(OLDER, NEWER);
+    shop.ready().await;
+    assert_eq!(shop.take("apple", "k-1").await.json, json!(PIECES - 1));
+    // What the caller does not know of an answer is skipped.
+    assert_eq!(shop.level("apple").await.json, json!({"pieces": PIECES - 1, "state": "Plenty"}));
+    // A refusal that it does not know is a refusal.
+    let refused = shop.take("withdrawn", "k-2").await;
+    assert_eq!((refused.status, refused.problem()), (409, "withdrawn"), "{}", refused.json);
+    let refused = shop.take("unknown", "k-3").await;
+    assert_eq!((refused.status, refused.problem()), (422, "unknown"), "{}", refused.json);
+    // A case that it does not know fails this one call, and its log says which it was.
+    let unreadable = shop.level("withdrawn").await;
+    assert!(unreadable.status >= 500, "{} {}", unreadable.status, unreadable.json);
+    let said = shop.services["front"].said();
+    assert!(said.contains("state: unknown variant `Withdrawn`, expected `Plenty` or `Few`"), "{said}");
+    assert_eq!(shop.level("apple").await.status, 200);
+    assert!(said.contains("which are compatible: "), "{said}");
+    assert!(
+        said.contains("stock.take.refused::Withdrawn: is a case of the callee that the caller does not know"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_caller_and_an_older_callee() {
+    let mut shop = Shop::open(NEWER, OLDER);
+    shop.ready().await;
+    assert_eq!(shop.take("apple", "k-1").await.json, json!(PIECES - 1));
+    // What the callee does not send is filled in.
+    assert_eq!(
+        shop.level("apple").await.json,
+        json!({"pieces": PIECES - 1, "state": "Plenty", "reserved": null})
+    );
+    let said = shop.services["front"].said();
+    assert!(said.contains("stock.product_count: the callee does not have this method"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incompatible_callee_is_refused_by_contract_method_and_field() {
+    const WHY: &str = "stock.take.request.customer: is required by the callee and not written by the caller";
+    let shop = Shop::open(OLDER, OTHER);
+    let readyz = until("the gateway to say why", async || {
+        let answer = shop.http.send(Request::get("/readyz")).await.ok()?;
+        String::from_utf8_lossy(&answer.body).contains(WHY).then_some(answer)
+    })
+    .await;
+    assert_eq!(readyz.status, 503);
+    for name in ["front", "stock"] {
+        let said = shop.services[name].said();
+        if name == "stock" {
+            assert!(said.contains(WHY), "{name}: {said}");
+        }
+    }
+    let refused = shop.take("apple", "k-1").await;
+    assert_eq!(refused.status, 503, "{}", refused.json);
+}
+
+/// How long a caller asks again when it is told that nothing was done, or under its key that it is not known.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn answered(http: &Http, request: impl Fn() -> Request, again: &AtomicU64) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        let failure = match http.send(request()).await {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => format!("{} {}", answer.status, answer.json),
+            Err(error) => format!("{error:#}"),
+        };
+        if begun.elapsed() > PATIENCE {
+            return Err(failure);
+        }
+        again.fetch_add(1, Relaxed);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Both services are replaced by the other build, one after the other and back, while callers go on calling.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_release_under_load_loses_no_call() {
+    let mut shop = Shop::open(OLDER, OLDER);
+    shop.ready().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (taken, again) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..4)
+        .map(|caller| {
+            let (http, stop, taken, again) = (shop.http.clone(), stop.clone(), taken.clone(), again.clone());
+            tokio::spawn(async move {
+                let mut failures = Vec::new();
+                for turn in 0_u64.. {
+                    if stop.load(Relaxed) {
+                        break;
+                    }
+                    let key = format!("key-{caller}-{turn}");
+                    let take = || Request::post("/front/take", &json!("apple")).key(&key);
+                    match answered(&http, take, &again).await {
+                        Ok(()) => drop(taken.fetch_add(1, Relaxed)),
+                        Err(failure) => failures.push(failure),
+                    }
+                    let show = || Request::get("/front/level/apple");
+                    failures.extend(answered(&http, show, &again).await.err());
+                }
+                failures
+            })
+        })
+        .collect();
+    for (name, build) in
+        [("stock", NEWER), ("front", NEWER), ("stock", OLDER), ("front", OLDER), ("stock", NEWER)]
+    {
+        let before = taken.load(Relaxed);
+        until("calls before a service is replaced", async || {
+            (taken.load(Relaxed) > before + 20).then_some(())
+        })
+        .await;
+        shop = tokio::task::spawn_blocking(move || {
+            shop.replace(name, build);
+            shop
+        })
+        .await
+        .expect("is replaced");
+        let before = taken.load(Relaxed);
+        until("calls after it was replaced", async || (taken.load(Relaxed) > before + 20).then_some(()))
+            .await;
+    }
+    stop.store(true, Relaxed);
+    let mut failures = Vec::new();
+    for caller in callers {
+        failures.extend(caller.await.expect("does not panic"));
+    }
+    assert_eq!(failures, Vec::<String>::new());
+    let taken = taken.load(Relaxed);
+    println!("{taken} taken, {} asked again", again.load(Relaxed));
+    // Each was done, and none twice.
+    let level = shop.level("apple").await.json;
+    assert_eq!(level["pieces"], json!(PIECES - i64::try_from(taken).expect("few")), "{level}");
+}
