@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{
     AnyBox, BoxFuture, Command, ContractModel, Effect, EffectRan, Kind, Query, QuerySlot, Ran, Wire,
 };
+use crate::json::JsonCodec;
 use crate::key::ClientKey;
 use crate::outcome::{CallError, CallFault, Failed, Fault, NotRun, Outcome, Refusal, Unknown, UnknownReason};
 use crate::saga::{Saga, SagaRefused};
@@ -50,6 +51,8 @@ pub struct RemoteCall {
     pub kind: Kind,
     pub key: Option<ClientKey>,
     pub request: Vec<u8>,
+    /// For a module that is spoken to in JSON.
+    pub json: JsonCodec,
 }
 
 /// Calls to a module elsewhere. Implemented by the runtime: deadline, retries and connection are its business.
@@ -108,7 +111,8 @@ impl Client {
                 }
             }
             Link::Remote(remote) => {
-                let call = self.remote_call(token.contract, token.method, Kind::Query, &request)?;
+                let call =
+                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Query, &request)?;
                 from_outcome(remote.call(call).await?)
             }
         }
@@ -126,7 +130,8 @@ impl Client {
                 Done::Stored(outcome) => from_outcome(outcome),
             },
             Link::Remote(remote) => {
-                let call = self.remote_call(token.contract, token.method, Kind::Command, &request)?;
+                let call =
+                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Command, &request)?;
                 from_outcome(remote.call(call).await?)
             }
         }
@@ -145,20 +150,22 @@ impl Client {
                 EffectRan::Unknown(unknown) => Err(unknown.into()),
             },
             Link::Remote(remote) => {
-                let call = self.remote_call(token.contract, token.method, Kind::Effect, &request)?;
+                let call =
+                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Effect, &request)?;
                 from_outcome(remote.call(call).await?)
             }
         }
     }
 
-    fn remote_call<Req: Wire>(
+    fn remote_call<Req: Wire, T: Wire, E: Refusal>(
         &self,
         contract: &'static str,
         method: &'static str,
         kind: Kind,
         request: &Req,
     ) -> Result<RemoteCall, NotRun> {
-        Ok(RemoteCall { contract, method, kind, key: self.key, request: crate::encode(request)? })
+        let (request, json) = (crate::encode(request)?, JsonCodec::of::<Req, T, E>());
+        Ok(RemoteCall { contract, method, kind, key: self.key, request, json })
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Principal {
     User(Arc<str>),
     /// An operator with the admin token of the data folder.
     Admin,
+    /// A program that is none of ours, by its name in the topology (`[caller.NAME]`).
+    Caller(Arc<str>),
 }
 
 impl Principal {
@@ -24,7 +26,7 @@ impl Principal {
     pub fn user(&self) -> Option<&str> {
         match self {
             Principal::User(id) => Some(id),
-            Principal::Admin => None,
+            Principal::Admin | Principal::Caller(_) => None,
         }
     }
 }

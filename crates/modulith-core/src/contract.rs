@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::effect::{Found, ProviderModel};
+use crate::json::JsonCodec;
 use crate::outcome::{
-    Answer, CallError, Failed, Fault, FaultKind, NotRun, NotRunReason, Outcome, Refusal, RefusalRecord,
-    Unknown,
+    Answer, CallError, Failed, Fault, FaultKind, NotRun, NotRunReason, Outcome, Refusal, RefusalCase,
+    RefusalRecord, Unknown,
 };
 use crate::secret::SECRET_MARK;
 use crate::tx::{Snapshot, Tx};
@@ -97,6 +98,8 @@ pub struct Codec {
     pub encode_answer: fn(&dyn Any) -> Result<Vec<u8>, Fault>,
     pub decode_answer: fn(&[u8]) -> Result<AnyBox, Fault>,
     pub record_refusal: fn(&dyn Any) -> Result<RefusalRecord, Fault>,
+    /// The same in JSON, for who is not written in Rust.
+    pub json: JsonCodec,
 }
 
 impl Codec {
@@ -107,6 +110,7 @@ impl Codec {
             encode_answer: encode_any::<T>,
             decode_answer: decode_any::<T>,
             record_refusal: |refusal| downcast::<E>(refusal)?.record(),
+            json: JsonCodec::of::<Req, T, E>(),
         }
     }
 
@@ -365,6 +369,9 @@ pub struct MethodModel {
     pub request: serde_json::Value,
     pub answer: serde_json::Value,
     pub refused: serde_json::Value,
+    /// What can be known of a refusal before there is one. Its schema is what two services agree on.
+    #[serde(skip)]
+    pub refusals: &'static [RefusalCase],
     /// Of an effect. Only the service that hosts it acts on this, so it is no part of what two services agree on:
     /// a window may be corrected without releasing the callers.
     #[serde(skip)]
@@ -379,6 +386,7 @@ impl MethodModel {
             request: schemars::schema_for!(Req).to_value(),
             answer: schemars::schema_for!(T).to_value(),
             refused: schemars::schema_for!(E).to_value(),
+            refusals: E::cases(),
             provider: (kind == Kind::Effect).then_some(ProviderModel::DEFAULT),
         }
     }

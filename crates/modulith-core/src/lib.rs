@@ -9,6 +9,7 @@ mod context;
 mod contract;
 mod crash;
 mod effect;
+mod json;
 mod key;
 mod outcome;
 mod protection;
@@ -31,10 +32,11 @@ pub use contract::{
 };
 pub use crash::crash_point;
 pub use effect::{EFFECT_WINDOW_DEFAULT, Found, LOOK_UP_DELAY, ProviderModel};
+pub use json::{JsonCodec, JsonError, from_json};
 pub use key::{ClientKey, Direction, Origin, StepKey};
 pub use outcome::{
     Answer, CallError, CallFault, Failed, Fault, FaultKind, Never, NotRun, NotRunReason, Outcome, Refusal,
-    RefusalRecord, Unknown, UnknownReason, byte_string,
+    RefusalCase, RefusalRecord, Unknown, UnknownReason, byte_string,
 };
 #[doc(hidden)]
 pub use protection::{Protection, SwitchedOff};

@@ -49,10 +49,25 @@ pub trait Refusal: Wire + std::fmt::Debug {
     fn status(&self) -> u16 {
         409
     }
+    /// All cases, for documents and for readers of JSON; of a refusal written by hand none, unless it says so.
+    fn cases() -> &'static [RefusalCase] {
+        &[]
+    }
     /// The refusal as it is stored and sent.
     fn record(&self) -> Result<RefusalRecord, Fault> {
         RefusalRecord::of(self)
     }
+}
+
+/// A case of a refusal as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalCase {
+    /// As it is written in the code and, unless serde renames it, in the encoded refusal: `SoldOut`.
+    pub name: &'static str,
+    pub code: &'static str,
+    pub status: u16,
+    /// Its text, where fields stand in braces.
+    pub text: &'static str,
 }
 
 /// The refusal of a method that cannot refuse.

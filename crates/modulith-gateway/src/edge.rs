@@ -75,6 +75,8 @@ impl Default for Limits {
 /// - `Authorization: Bearer` with a session token makes the caller a user; without the header it is a guest; any
 ///   other content is 401. The header ends here: modules see the principal only.
 /// - `/admin` and below asks for the admin token: 401 without it, 403 for a user's session.
+/// - `/call` and below, and `/openapi.json`, ask for the token of a [`Caller`] or the admin token, likewise. A caller's
+///   token counts nowhere else.
 /// - `x-request-id` of 1 to 64 letters, digits, `_`, `.`, `-` is kept, else a UUIDv7 is made. The response has it.
 /// - `traceparent` and `tracestate` are taken up if they are valid, else a trace is begun; whether it is sampled is
 ///   decided by [`Sampling`]. Modules find it in [`Context::trace`].
@@ -88,13 +90,34 @@ pub struct Edge(Arc<Door>);
 struct Door {
     sessions: Arc<SessionKeys>,
     admin: AccessToken,
+    callers: Vec<Caller>,
     limits: Limits,
     sampling: Sampling,
 }
 
+/// A program that is none of ours and may call contracts, by the token that it shows.
+#[derive(Clone)]
+pub struct Caller {
+    pub name: Arc<str>,
+    pub token: AccessToken,
+}
+
+/// Where programs that are none of ours call contracts: `/call/{contract}/{method}`.
+pub const CALL: &str = "/call";
+/// What they may call, as an OpenAPI document.
+pub const OPENAPI: &str = "/openapi.json";
+
 impl Edge {
     pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits, sampling: Sampling) -> Self {
-        Self(Arc::new(Door { sessions, admin, limits, sampling }))
+        Self(Arc::new(Door { sessions, admin, callers: Vec::new(), limits, sampling }))
+    }
+
+    /// The same edge, which also knows these programs.
+    #[must_use]
+    pub fn callers(self, callers: Vec<Caller>) -> Self {
+        let (sessions, admin) = (self.0.sessions.clone(), self.0.admin.clone());
+        let (limits, sampling) = (self.0.limits, self.0.sampling);
+        Self(Arc::new(Door { sessions, admin, callers, limits, sampling }))
     }
 }
 
@@ -140,6 +163,27 @@ where
     }
 }
 
+/// What a path asks of who comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Realm {
+    /// Guests and users.
+    Public,
+    /// Operators.
+    Admin,
+    /// Operators, and programs that are none of ours.
+    Calls,
+}
+
+impl Realm {
+    fn of(path: &str) -> Self {
+        match path {
+            _ if routes::covers("/admin", path) => Self::Admin,
+            _ if routes::covers(CALL, path) || routes::covers(OPENAPI, path) => Self::Calls,
+            _ => Self::Public,
+        }
+    }
+}
+
 impl Door {
     async fn pass<S>(&self, request: Request, inner: S) -> Response
     where
@@ -172,7 +216,7 @@ impl Door {
         if !routes::is_plain(parts.uri.path()) {
             return Err(Problem::not_found());
         }
-        let principal = self.principal(&mut parts.headers, routes::covers("/admin", parts.uri.path()))?;
+        let principal = self.principal(&mut parts.headers, Realm::of(parts.uri.path()))?;
         let wait = match parts.headers.get(REQUEST_TIMEOUT_MS) {
             None => self.limits.deadline_default,
             Some(value) => timeout_ms(value)?,
@@ -185,22 +229,27 @@ impl Door {
         })
     }
 
-    fn principal(&self, headers: &mut HeaderMap, admin: bool) -> Result<Option<Principal>, Problem> {
+    fn principal(&self, headers: &mut HeaderMap, realm: Realm) -> Result<Option<Principal>, Problem> {
         let authorization = match headers.entry(AUTHORIZATION) {
             http::header::Entry::Occupied(entry) if entry.iter().nth(1).is_some() => {
                 return Err(Problem::token_invalid());
             }
             http::header::Entry::Occupied(entry) => entry.remove(),
-            http::header::Entry::Vacant(_) if admin => return Err(Problem::sign_in()),
-            http::header::Entry::Vacant(_) => return Ok(None),
+            http::header::Entry::Vacant(_) if realm == Realm::Public => return Ok(None),
+            http::header::Entry::Vacant(_) => return Err(Problem::sign_in()),
         };
         let token = bearer(&authorization).ok_or_else(Problem::token_invalid)?;
-        if admin && self.admin.matches(token) {
+        if realm != Realm::Public && self.admin.matches(token) {
             return Ok(Some(Principal::Admin));
         }
+        if realm == Realm::Calls
+            && let Some(caller) = self.callers.iter().find(|caller| caller.token.matches(token))
+        {
+            return Ok(Some(Principal::Caller(caller.name.clone())));
+        }
         match self.sessions.verify(token) {
-            Ok(_) if admin => Err(Problem::forbidden()),
-            Ok(verified) => Ok(Some(Principal::User(verified.subject))),
+            Ok(verified) if realm == Realm::Public => Ok(Some(Principal::User(verified.subject))),
+            Ok(_) => Err(Problem::forbidden()),
             Err(why) => {
                 tracing::debug!(%why, "token refused");
                 Err(Problem::token_invalid())

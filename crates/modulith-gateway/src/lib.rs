@@ -28,7 +28,7 @@ mod upstream;
 mod wire;
 
 pub use backend::Backend;
-pub use edge::{Edge, Edged, Limits, REQUEST_TIMEOUT_MS};
+pub use edge::{CALL, Caller, Edge, Edged, Limits, OPENAPI, REQUEST_TIMEOUT_MS};
 pub use gateway::{Gateway, Target};
 pub use routes::{Merged, RouteProblem, RouteTable};
 pub use sampling::Sampling;

@@ -21,6 +21,8 @@ pub enum KeyError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("{}: {why}; remove it to get a new one", path.display())]
     Unreadable { path: PathBuf, why: &'static str },
+    #[error("{}: holds no token of one line with 16 to 1,024 visible ASCII characters", path.display())]
+    NoToken { path: PathBuf },
     #[error("the system gives no random numbers")]
     NoRandomness,
 }
@@ -101,6 +103,20 @@ impl AccessToken {
         match text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             true => Ok(Self(text.to_owned())),
             false => Err(KeyError::Unreadable { path: dir.join(name), why: "not 64 hexadecimal digits" }),
+        }
+    }
+
+    /// Reads a token that somebody else made: one line of 16 to 1,024 visible ASCII characters. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`], naming the file: there is none, others can read it, or it holds no token.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let content = load(path)?;
+        let text = std::str::from_utf8(&content).unwrap_or_default().trim_end();
+        match (16..=1024).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(KeyError::NoToken { path: path.to_owned() }),
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod code;
 pub(crate) mod lock;
+mod outside;
 mod plans;
 mod services;
 mod trust;
@@ -20,8 +21,9 @@ pub(crate) fn check(model: &AppModel, topology: &Topology) -> Vec<Problem> {
     services::check(topology, &mut problems);
     services::check_modules(model, topology, &mut problems);
     services::check_addresses(model, topology, &mut problems);
+    outside::check(model, topology, &mut problems);
     problems.sort_by_key(|problem| problem.line);
-    code::check(model, &mut problems);
+    code::check(model, topology, &mut problems);
     services::check_hellos(model, topology, &mut problems);
     plans::check(model, &mut problems);
     problems

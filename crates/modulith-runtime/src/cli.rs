@@ -11,6 +11,7 @@ use crate::certs;
 use crate::check::{lock, missing_certificates};
 pub use crate::client::{Running, start_program_with, started};
 use crate::control::Control;
+use crate::expose;
 use crate::host::{self, source};
 use crate::log::{self, Format};
 use crate::model::AppModel;
@@ -42,7 +43,7 @@ impl Command {
 /// The whole `main` of an application: reads the command line, does what it says, returns the exit code.
 ///
 /// `NAME [run] [--topology FILE] [--service NAME] [--data DIR] [--listen ADDR] [--log text|json]`,
-/// `NAME check`, `NAME graph`, `NAME sagas list|show|resume|abort`, `NAME backup DIR`,
+/// `NAME check`, `NAME graph`, `NAME openapi`, `NAME sagas list|show|resume|abort`, `NAME backup DIR`,
 /// `NAME restore DIR [--service NAME]`, `NAME certs`, and the application's own commands.
 pub fn main(app: App) -> ExitCode {
     let matches = match cli(&app).try_get_matches() {
@@ -56,6 +57,7 @@ pub fn main(app: App) -> ExitCode {
     match matches.subcommand() {
         Some(("check", matches)) => check(&app, matches),
         Some(("graph", matches)) => graph(&app, matches),
+        Some(("openapi", matches)) => openapi(&app, matches),
         Some(("backup", matches)) => backup(&app, matches),
         Some(("restore", matches)) => restore(&app, matches),
         Some(("certs", matches)) => certs(&app, matches),
@@ -104,6 +106,17 @@ fn cli(app: &App) -> clap::Command {
                         .long("format")
                         .value_parser(["mermaid", "json"])
                         .default_value("mermaid"),
+                ),
+        )
+        .subcommand(
+            clap::Command::new("openapi")
+                .about("print what other programs may call, as an OpenAPI 3.1 document")
+                .arg(topology_arg())
+                .arg(
+                    Arg::new("external")
+                        .long("external")
+                        .value_name("NAME")
+                        .help("what this external service of the topology has to answer"),
                 ),
         )
         .subcommand(
@@ -275,6 +288,30 @@ fn graph(app: &App, matches: &ArgMatches) -> ExitCode {
         }
         Err(problems) => {
             eprintln!("{problems}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn openapi(app: &App, matches: &ArgMatches) -> ExitCode {
+    let topology = match topology(app, matches) {
+        Ok(topology) => topology,
+        Err(code) => return code,
+    };
+    let model = match app.declare(&topology) {
+        Ok((_, model)) => model,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(1);
+        }
+    };
+    match expose::printed(&model, &topology, matches.get_one::<String>("external").map(String::as_str)) {
+        Ok(document) => {
+            println!("{document:#}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{}: {why}", source(&topology));
             ExitCode::from(1)
         }
     }

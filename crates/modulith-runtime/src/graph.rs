@@ -24,7 +24,11 @@ fn service_of<'t>(model: &AppModel, topology: &'t Topology, contract: &str) -> O
 fn resolved(model: &AppModel, topology: &Topology, module: &ModuleModel, need: &ContractModel) -> String {
     let own = topology.service_of(module.name).map(|service| service.name.as_str());
     match service_of(model, topology, need.name) {
-        None => "nowhere".to_owned(),
+        None => match topology.external_of(need.name) {
+            Some(external) => format!("external {}", external.name),
+            None if module.optional.contains(&need.name) => "absent".to_owned(),
+            None => "nowhere".to_owned(),
+        },
         service if service == own => "local".to_owned(),
         Some(service) => service.to_owned(),
     }
@@ -48,6 +52,11 @@ pub(crate) fn json(model: &AppModel, topology: &Topology) -> Value {
             "modules": service.modules,
             "database": service.database_file(),
             "replicas": service.replicas,
+        })).collect::<Vec<_>>(),
+        "externals": topology.externals.iter().map(|external| json!({
+            "name": external.name,
+            "url": external.url,
+            "contracts": external.contracts,
         })).collect::<Vec<_>>(),
         "modules": model.modules.iter().map(|module| json!({
             "name": module.name,

@@ -19,15 +19,17 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
-    AccessToken, Backend, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling, SessionKeys,
+    AccessToken, Backend, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling,
+    SessionKeys,
 };
 use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::calls::{Answers, Peers, RemoteLink, about, admit};
+use crate::calls::{Answers, Externals, Peers, RemoteLink, about, admit};
 use crate::check::missing_certificates;
+use crate::expose;
 use crate::hosted::{Hosted, ProcessKeys};
 use crate::metrics::{self, Hosts, HttpMeters, Metered, Metrics, Shown};
 use crate::model::AppModel;
@@ -127,6 +129,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) model: AppModel,
     pub(crate) keys: Keys,
+    callers: Vec<Caller>,
     pub(crate) routes: RouteTable<Router>,
     pub(crate) answers: Arc<Answers>,
     pub(crate) hello: Hello,
@@ -185,6 +188,7 @@ impl Host {
         })?;
         remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
+        let callers = expose::callers(topology, data)?;
         let trust = trust(app.name, topology, name)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
@@ -239,9 +243,10 @@ impl Host {
             metrics: metrics.clone(),
         });
 
+        let externals = Externals::new(topology, data, process_keys.clone())?;
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
         let (mut routers, sagas) =
-            build_modules(hosted_modules, &hosted, &peers, &process_keys, &keys, &walks);
+            build_modules(hosted_modules, &hosted, &peers, &externals, &process_keys, &keys, &walks);
         let health = Arc::new(Health {
             recovered: AtomicBool::new(false),
             stopping,
@@ -250,6 +255,10 @@ impl Host {
         });
         let operated = Operated { sagas: sagas.clone(), contracts: Contracts::new(&model, topology) };
         routers.extend(framework_routes(health.clone(), operated));
+        routers.extend(expose::routes(&model, topology, &hosted));
+        if topology.is_monolith() {
+            routers.extend(expose::document(&model, topology));
+        }
         let prefixes = routers.iter().map(|(prefix, _)| &**prefix).chain([metrics::PATH]);
         let http = Arc::new(HttpMeters::new(prefixes).map_err(StartError::Routes)?);
         let hosts = Hosts { peers: peers.clone(), database: database.clone(), sagas: sagas.clone() };
@@ -262,6 +271,7 @@ impl Host {
             name: name.to_owned(),
             model,
             keys,
+            callers,
             routes,
             answers: Arc::new(Answers { hosted: hosted.clone(), http }),
             hello,
@@ -353,7 +363,8 @@ impl Host {
     + 'static {
         let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
         let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
-        let edged = tower::Layer::layer(&edge, Merged::new(self.routes.clone()));
+        let edged =
+            tower::Layer::layer(&edge.callers(self.callers.clone()), Merged::new(self.routes.clone()));
         Metered::new(self.shown.http.clone(), edged)
     }
 
@@ -492,6 +503,7 @@ fn build_modules(
     modules: Vec<Module>,
     hosted: &Arc<Hosted>,
     peers: &Arc<Peers>,
+    externals: &Externals,
     keys: &Arc<ProcessKeys>,
     secrets: &Keys,
     walks: &TaskTracker,
@@ -511,7 +523,8 @@ fn build_modules(
         });
         let links = Links {
             module: module.name,
-            clients: clients(&module, hosted, peers, keys),
+            clients: clients(&module, hosted, peers, externals, keys),
+            optional: module.optional.clone(),
             sagas: driven.clone().map(|driven| Arc::new(driven) as _),
             plans: module.plans.iter().map(|entry| entry.saga).collect(),
             session_keys: secrets.sessions.clone(),
@@ -535,6 +548,7 @@ fn clients(
     module: &Module,
     hosted: &Arc<Hosted>,
     peers: &Arc<Peers>,
+    externals: &Externals,
     keys: &Arc<ProcessKeys>,
 ) -> BTreeMap<&'static str, Client> {
     let own = hosted.modules().all().into_iter().filter(|code| &*code.name == module.name);
@@ -546,16 +560,16 @@ fn clients(
         .filter_map(|contract| {
             let client = match hosted.link(contract) {
                 Some(link) => Client::local(Arc::new(link)),
-                None => {
-                    let service = peers.of(contract)?;
-                    Client::remote(Arc::new(RemoteLink {
+                None => match peers.of(contract) {
+                    Some(service) => Client::remote(Arc::new(RemoteLink {
                         service,
                         peers: peers.clone(),
                         keys: keys.clone(),
                         meters: hosted.metrics.peers[service].calls.contract(contract)?.clone(),
                         metrics: hosted.metrics.clone(),
-                    }))
-                }
+                    })),
+                    None => Client::remote(Arc::new(externals.link(contract)?)),
+                },
             };
             Some((contract, client))
         })

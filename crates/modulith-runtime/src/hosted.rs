@@ -73,11 +73,11 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn served(&self) -> &ServedMethod {
+    pub(crate) fn served(&self) -> &ServedMethod {
         &self.module.contracts[self.contract].methods[self.method]
     }
 
-    fn contract_name(&self) -> &'static str {
+    pub(crate) fn contract_name(&self) -> &'static str {
         self.module.contracts[self.contract].contract.name
     }
 
@@ -186,7 +186,7 @@ impl Hosted {
         told
     }
 
-    /// An effect that is called outside of a saga: one attempt under an automatic key.
+    /// An effect that is called outside of a saga: one attempt, under the context's key or an automatic one.
     pub(crate) async fn call_effect(&self, found: Found, request: Bytes, context: Context) -> Told {
         let served = found.served();
         let run = || -> Result<_, NotRun> {
@@ -197,7 +197,7 @@ impl Hosted {
             Ok(found) => found,
             Err(not_run) => return Told::NotRun(not_run),
         };
-        let context = Context { key: Some(self.keys.next()), ..context };
+        let context = Context { key: Some(context.key.unwrap_or_else(|| self.keys.next())), ..context };
         let ran = match self.participant.world().attempt(run, context, request).await {
             EffectRan::Done(answer) => Ran::Done(answer),
             EffectRan::Refused(refusal) => Ran::Refused(refusal),

@@ -17,6 +17,8 @@ pub struct ModuleModel {
     pub contracts: Vec<ContractModel>,
     /// The contracts it calls.
     pub needs: Vec<ContractModel>,
+    /// The names of those that it does without where nobody serves them.
+    pub optional: Vec<&'static str>,
     pub plans: Vec<PlanModel>,
     /// Plans that cannot be used, by name.
     pub plan_problems: Vec<(&'static str, Vec<PlanProblem>)>,
@@ -51,6 +53,7 @@ impl ModuleModel {
             name: module.name,
             contracts: module.serves.iter().map(|served| served.contract.clone()).collect(),
             needs: module.needs.clone(),
+            optional: module.optional.clone(),
             plans,
             plan_problems,
             prefixes: module.prefixes,

@@ -32,6 +32,8 @@ pub struct Module {
     pub(crate) migrations: &'static [Migration],
     pub(crate) serves: Vec<Served>,
     pub(crate) needs: Vec<ContractModel>,
+    /// Of the needs, those that may be absent.
+    pub(crate) optional: Vec<&'static str>,
     pub(crate) plans: Vec<PlanEntry>,
     pub(crate) prefixes: &'static [&'static str],
     pub(crate) routes: Option<RoutesFn>,
@@ -54,6 +56,7 @@ impl Module {
             migrations: &[],
             serves: Vec::new(),
             needs: Vec::new(),
+            optional: Vec::new(),
             plans: Vec::new(),
             prefixes: &[],
             routes: None,
@@ -78,6 +81,13 @@ impl Module {
     pub fn needs<C: ContractClient>(mut self) -> Self {
         self.needs.push(C::model());
         self
+    }
+
+    /// A contract that this module calls where somebody serves it, and does without where nobody does: a module, or
+    /// an external service that the topology names. [`Links::optional_client`] gives its client.
+    pub fn needs_optional<C: ContractClient>(mut self) -> Self {
+        self.optional.push(C::CONTRACT);
+        self.needs::<C>()
     }
 
     /// A saga that this module begins.
@@ -135,6 +145,7 @@ pub struct SetupError {
 pub struct Links {
     pub(crate) module: &'static str,
     pub(crate) clients: BTreeMap<&'static str, Client>,
+    pub(crate) optional: Vec<&'static str>,
     pub(crate) sagas: Option<Arc<dyn SagaCalls>>,
     pub(crate) plans: Vec<TypeId>,
     pub(crate) session_keys: Arc<SessionKeys>,
@@ -145,9 +156,15 @@ impl Links {
     ///
     /// # Panics
     ///
-    /// When the need was not declared, with the line that would mend it.
+    /// When the need was not declared, or declared as one that may be absent, with the line that would mend it.
     pub fn client<C: ContractClient>(&self) -> C {
         match self.clients.get(C::CONTRACT) {
+            _ if self.optional.contains(&C::CONTRACT) => panic!(
+                "module `{}` can do without contract `{}`; take it with `.optional_client::<{}>()`",
+                self.module,
+                C::CONTRACT,
+                std::any::type_name::<C>(),
+            ),
             Some(client) => C::from_client(client.clone()),
             None => panic!(
                 "module `{}` calls contract `{}` without declaring it; add `.needs::<{}>()` to the module",
@@ -156,6 +173,23 @@ impl Links {
                 std::any::type_name::<C>(),
             ),
         }
+    }
+
+    /// The client of a contract that the module declared with [`Module::needs_optional`]; `None` where this topology
+    /// has nobody who serves it. That somebody is there does not mean that it answers.
+    ///
+    /// # Panics
+    ///
+    /// When the need was not declared, with the line that would mend it.
+    pub fn optional_client<C: ContractClient>(&self) -> Option<C> {
+        assert!(
+            self.optional.contains(&C::CONTRACT),
+            "module `{}` calls contract `{}` without declaring it; add `.needs_optional::<{}>()` to the module",
+            self.module,
+            C::CONTRACT,
+            std::any::type_name::<C>(),
+        );
+        self.clients.get(C::CONTRACT).cloned().map(C::from_client)
     }
 
     /// Starts sagas that the module declared.

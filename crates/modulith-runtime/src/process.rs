@@ -24,6 +24,7 @@ use tower::Layer;
 use crate::app::App;
 use crate::calls::{about, admit, put_http};
 use crate::control::Control;
+use crate::expose;
 use crate::host::{self, HEALTH, Host, Keys, Known, StartError, readiness};
 use crate::metrics::{self, HttpMeters, Metered, Metrics, Shown};
 use crate::model::ModuleModel;
@@ -223,6 +224,11 @@ pub(crate) async fn gateway(
             if !module.plans.is_empty() {
                 routes.push((format!("{}/{}", operate::PATH, module.name), target()));
             }
+            let exposed = module
+                .contracts
+                .iter()
+                .filter(|contract| topology.exposed.iter().any(|name| name == contract.name));
+            routes.extend(exposed.map(|contract| (expose::prefix(contract.name), target())));
         }
     }
     let doors = Arc::new(Doors(doors));
@@ -251,6 +257,7 @@ pub(crate) async fn gateway(
             }
         }),
     );
+    routes.extend(expose::document(&model, topology).map(|(path, router)| (path, Target::Here(router))));
     let here = [("/healthz", alive), ("/readyz", readyz), (operate::PATH, sagas)];
     let prefixes = routes.iter().map(|(prefix, _)| &**prefix).chain(here.iter().map(|(prefix, _)| *prefix));
     let http = HttpMeters::new(prefixes.chain([metrics::PATH])).map_err(StartError::Routes)?;
@@ -269,8 +276,10 @@ pub(crate) async fn gateway(
     let scraped = Router::new().route(metrics::PATH, get(scrape.clone()));
     routes.push((metrics::PATH.to_owned(), Target::Here(finish(scraped))));
     let routes = RouteTable::new(routes).map_err(StartError::Routes)?;
+    let callers = expose::callers(topology, data)?;
     let sampling = topology.telemetry.sampling;
     let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
+    let edge = edge.callers(callers);
     let door = Metered::new(shown.http, edge.layer(Gateway::new(routes)));
 
     let (listener, address) = bind(listen).await?;

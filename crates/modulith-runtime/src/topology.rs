@@ -6,6 +6,7 @@
 //! has its default, so nothing may be started from a topology that has not passed the check.
 
 mod nearest;
+mod outside;
 mod problem;
 mod read;
 mod socket;
@@ -20,6 +21,7 @@ use modulith_gateway::Sampling;
 use modulith_transport::Address;
 
 pub(crate) use nearest::nearest;
+pub use outside::{CallerSection, ExternalSection};
 pub use problem::{Problem, Problems};
 pub(crate) use socket::UNIX_PATH_BYTES_MAX;
 pub use trust::{PLAINTEXT, SERVICE, Tls, TrustSection};
@@ -42,6 +44,12 @@ pub struct Topology {
     pub telemetry: TelemetrySection,
     /// In the order of the file.
     pub services: Vec<ServiceSection>,
+    /// `expose.contracts`: what programs that are none of ours may be allowed to call.
+    pub exposed: Vec<String>,
+    /// The sections `[caller.NAME]`, in the order of the file.
+    pub callers: Vec<CallerSection>,
+    /// The sections `[external.NAME]`, in the order of the file.
+    pub externals: Vec<ExternalSection>,
     /// The sections `[module.NAME]`.
     pub modules: BTreeMap<String, toml::Table>,
     /// What could not be read; listed by `check`.
@@ -146,6 +154,9 @@ impl Topology {
             trust: TrustSection::default(),
             telemetry: TelemetrySection::default(),
             services: vec![service],
+            exposed: Vec::new(),
+            callers: Vec::new(),
+            externals: Vec::new(),
             modules: BTreeMap::new(),
             problems: Vec::new(),
             lines: BTreeMap::new(),
@@ -169,6 +180,11 @@ impl Topology {
 
     pub fn service(&self, name: &str) -> Option<&ServiceSection> {
         self.services.iter().find(|service| service.name == name)
+    }
+
+    /// The program that is none of ours and serves a contract.
+    pub fn external_of(&self, contract: &str) -> Option<&ExternalSection> {
+        self.externals.iter().find(|external| external.contracts.iter().any(|served| served == contract))
     }
 
     /// The service that hosts a module.

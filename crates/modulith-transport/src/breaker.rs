@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_millis(100);
 
 /// How a call ended, as far as its peer's health is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
     Good,
     /// The connection was lost, the deadline passed, or the callee had no answer to give.
     Bad,

@@ -45,6 +45,7 @@
 mod address;
 mod body;
 mod breaker;
+mod circuit;
 mod client;
 mod ejection;
 mod fault;
@@ -75,7 +76,8 @@ mod trust;
 
 pub use address::{Address, AddressError};
 pub use body::{Answer, Body, BodyError, BodyReader, Reply};
-pub use breaker::BreakerState;
+pub use breaker::{BreakerState, Ending};
+pub use circuit::{Circuit, Leave};
 pub use fault::{CallFault, ConnectionError, NotRun, Rejection, Unknown};
 pub use frame::{BODY_WINDOW_BYTES, MAGIC, PROTOCOL_VERSION, Priority};
 pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};

@@ -9,20 +9,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Address, Admit, Answer, Body, BreakerState, CallFault, Hello, HelloInfo, Limits, NotRun, Priority,
     ReplicaSnapshot, Resolve, Trust,
-    breaker::{Barred, Breaker, Ending, Pass},
+    breaker::Ending,
+    circuit::Circuit,
     client::NotTaken,
-    names, random,
+    names,
     replica::Settings,
     replicas::{Picked, Prospect, Replicas},
 };
@@ -48,7 +48,7 @@ pub struct Peer {
 struct Inner {
     replicas: Arc<Replicas>,
     settings: Arc<Settings>,
-    breaker: Mutex<Breaker>,
+    circuit: Circuit,
     in_flight: AtomicUsize,
     started: AtomicBool,
 }
@@ -112,19 +112,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// One call's leave by the breaker. What is dropped on its way was cancelled by its caller, which says nothing.
-struct Leave<'a> {
-    breaker: &'a Mutex<Breaker>,
-    pass: Pass,
-    ending: Ending,
-}
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.breaker.lock().ended(Instant::now(), self.pass, self.ending);
     }
 }
 
@@ -192,7 +179,7 @@ impl Peer {
             inner: Arc::new(Inner {
                 replicas: Arc::new(Replicas::new(addresses)),
                 settings: Arc::new(settings),
-                breaker: Mutex::new(Breaker::new(limits, Instant::now(), random::below)),
+                circuit: Circuit::new(limits),
                 in_flight: AtomicUsize::new(0),
                 started: AtomicBool::new(false),
             }),
@@ -249,10 +236,9 @@ impl Peer {
         if deadline <= now {
             return Err(NotRun::Deadline.into());
         }
-        let pass = inner.breaker.lock().admit(now, priority).map_err(NotRun::from)?;
-        let mut leave = Leave { breaker: &inner.breaker, pass, ending: Ending::Neutral };
+        let leave = inner.circuit.enter(now, priority)?;
         let outcome = self.send(now, deadline, priority, &payload, body).await;
-        leave.ending = ending_of(&outcome);
+        leave.ended(ending_of(&outcome));
         outcome
     }
 
@@ -339,10 +325,7 @@ impl Peer {
     /// The breaker and every replica, for telemetry.
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let (breaker, breaker_opened) = {
-            let breaker = self.inner.breaker.lock();
-            (breaker.state(), breaker.opened())
-        };
+        let (breaker, breaker_opened) = self.inner.circuit.state();
         Snapshot {
             breaker,
             breaker_opened,
@@ -381,16 +364,6 @@ impl Peer {
             if tokio::time::timeout_at(until.into(), changed.changed()).await.is_err() && until == deadline {
                 return Err(if through_failures { replicas.why_not() } else { NotRun::Deadline }.into());
             }
-        }
-    }
-}
-
-impl From<Barred> for NotRun {
-    fn from(barred: Barred) -> Self {
-        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        match barred {
-            Barred::Open { retry_after } => Self::CircuitOpen { retry_after_ms: ms(retry_after) },
-            Barred::Throttled { retry_after } => Self::HeldBack { retry_after_ms: ms(retry_after) },
         }
     }
 }

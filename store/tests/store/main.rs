@@ -6,6 +6,7 @@ mod boundaries;
 mod crashes;
 mod imports;
 mod kills;
+mod languages;
 mod mounted;
 mod operators;
 mod processes;

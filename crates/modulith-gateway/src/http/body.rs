@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use modulith_core::{ClientKey, Principal};
+use modulith_core::{ClientKey, JsonError, Principal, from_json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,7 +32,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         media_type(request.headers())?;
         let limit = body_bytes_max(&request);
-        read_json(&read(request.into_body(), limit).await?).map(Self)
+        Ok(Self(from_json(&read(request.into_body(), limit).await?)?))
     }
 }
 
@@ -71,25 +71,64 @@ const KEY_CHARS_MAX: usize = 255;
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Keyed<T> {
     type Rejection = Problem;
 
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if idempotency_key(request.headers())?.is_none() {
+            return Err(key_missing());
+        }
+        let (key, bytes) = Raw::from_request(request, state).await?.keyed()?;
+        Ok(Self { key, body: from_json(&bytes)? })
+    }
+}
+
+/// A JSON body as it came, for who learns only later what it has to be. Rejects like [`Json`], except that nothing
+/// is made of the bytes, and like [`Keyed`] a key that cannot be used.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Of the `Idempotency-Key`, if there is one.
+    pub key: Option<ClientKey>,
+    pub bytes: Bytes,
+}
+
+impl Raw {
+    /// With the key that has to be there.
+    ///
+    /// # Errors
+    ///
+    /// 400 `idempotency-key-missing`.
+    pub fn keyed(self) -> Result<(ClientKey, Bytes), Problem> {
+        Ok((self.key.ok_or_else(key_missing)?, self.bytes))
+    }
+}
+
+fn key_missing() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "idempotency-key-missing", "The Idempotency-Key header is missing")
+        .detail("Send a new, random Idempotency-Key with each new request, and the same one with a repeat.")
+}
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = Problem;
+
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let limit = body_bytes_max(&request);
         let (parts, body) = request.into_parts();
         let key = idempotency_key(&parts.headers)?;
         media_type(&parts.headers)?;
-        let limit =
-            parts.extensions.get::<Limits>().map_or(Limits::BODY_BYTES_MAX, |limits| limits.body_bytes_max);
         let bytes = read(body, limit).await?;
-        let path = match parts.extensions.get::<MatchedPath>() {
-            Some(matched) => matched.as_str(),
-            None => parts.uri.path(),
-        };
-        let principal = match caller::principal(&parts.extensions) {
-            Some(Principal::User(id)) => id,
-            // No subject of a session begins with NUL, so that no user shares the operator's keys.
-            Some(Principal::Admin) => "\0admin".into(),
-            None => "".into(),
-        };
-        let key = ClientKey::new(&principal, &route(&parts.method, path), key, &bytes);
-        Ok(Self { key, body: read_json(&bytes)? })
+        let key = key.map(|key| {
+            let path = match parts.extensions.get::<MatchedPath>() {
+                Some(matched) => matched.as_str(),
+                None => parts.uri.path(),
+            };
+            // No subject of a session begins with NUL, so that no user shares the keys of others.
+            let principal = match caller::principal(&parts.extensions) {
+                Some(Principal::User(id)) => id,
+                Some(Principal::Caller(name)) => format!("\0caller {name}").into(),
+                Some(Principal::Admin) => "\0admin".into(),
+                None => "".into(),
+            };
+            ClientKey::new(&principal, &route(&parts.method, path), key, &bytes)
+        });
+        Ok(Self { key, bytes })
     }
 }
 
@@ -97,25 +136,20 @@ fn route(method: &Method, path: &str) -> String {
     format!("{method} {path}")
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<&str, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let invalid = || {
         Problem::new(StatusCode::BAD_REQUEST, "idempotency-key-invalid", "The Idempotency-Key cannot be used")
             .detail("Send one Idempotency-Key header of 1 to 255 visible ASCII characters.")
     };
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     match (keys.next(), keys.next()) {
-        (None, _) => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "idempotency-key-missing",
-            "The Idempotency-Key header is missing",
-        )
-        .detail("Send a new, random Idempotency-Key with each new request, and the same one with a repeat.")),
+        (None, _) => Ok(None),
         (Some(key), None) => match key.to_str() {
             Ok(text)
                 if (1..=KEY_CHARS_MAX).contains(&text.len())
                     && text.bytes().all(|b| b.is_ascii_graphic()) =>
             {
-                Ok(text)
+                Ok(Some(text))
             }
             _ => Err(invalid()),
         },
@@ -164,29 +198,16 @@ fn too_large(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<LengthLimitError>())
 }
 
-fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    match serde_path_to_error::deserialize(&mut deserializer) {
-        Ok(value) => match deserializer.end() {
-            Ok(()) => Ok(value),
-            Err(error) => Err(malformed(&error)),
-        },
-        Err(error) if error.inner().is_data() => {
-            // The first mismatch stops the reading, so that JSON which is broken further down must be looked
-            // for: a client is told 400 for text that is no JSON, wherever its first mistake is.
-            if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-                return Err(malformed(&error));
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Malformed { reason, line, column } => {
+                Problem::new(StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON")
+                    .detail(reason)
+                    .with("line", line)
+                    .with("column", column)
             }
-            let path = error.path().to_string();
-            Err(Problem::invalid([super::mismatch(&path, &error.inner().to_string())]))
+            JsonError::Invalid { field, reason } => Problem::invalid([(field, reason)]),
         }
-        Err(error) => Err(malformed(error.inner())),
     }
-}
-
-fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON")
-        .detail(error.to_string())
-        .with("line", error.line())
-        .with("column", error.column())
 }

@@ -28,7 +28,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         match principal(&parts.extensions) {
             Some(Principal::User(id)) => Ok(Self(id)),
-            Some(Principal::Admin) => Err(Problem::forbidden()),
+            Some(Principal::Admin | Principal::Caller(_)) => Err(Problem::forbidden()),
             None => Err(Problem::sign_in()),
         }
     }
@@ -40,7 +40,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Problem> {
         Ok(match principal(&parts.extensions) {
             Some(Principal::User(id)) => Some(Self(id)),
-            Some(Principal::Admin) | None => None,
+            Some(Principal::Admin | Principal::Caller(_)) | None => None,
         })
     }
 }
@@ -56,6 +56,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         match principal(&parts.extensions) {
             Some(Principal::Admin) => Ok(Self),
+            Some(Principal::User(_) | Principal::Caller(_)) => Err(Problem::forbidden()),
+            None => Err(Problem::sign_in()),
+        }
+    }
+}
+
+/// Who calls contracts over HTTP: a program that is none of ours by its name in the topology, or an operator (`None`).
+/// Others get 401 and 403, as at the edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calling(pub Option<Arc<str>>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Calling {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        match principal(&parts.extensions) {
+            Some(Principal::Caller(name)) => Ok(Self(Some(name))),
+            Some(Principal::Admin) => Ok(Self(None)),
             Some(Principal::User(_)) => Err(Problem::forbidden()),
             None => Err(Problem::sign_in()),
         }

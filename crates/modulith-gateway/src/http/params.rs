@@ -4,6 +4,7 @@ use axum::extract::FromRequestParts;
 use axum::extract::rejection::PathRejection;
 use http::StatusCode;
 use http::request::Parts;
+use modulith_core::JsonError;
 use serde::de::DeserializeOwned;
 
 use super::Problem;
@@ -25,7 +26,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs)).map(Self).map_err(
             |error| {
                 let path = error.path().to_string();
-                Problem::invalid([super::mismatch(&path, &error.inner().to_string())])
+                JsonError::invalid(&path, &error.inner().to_string()).into()
             },
         )
     }

@@ -162,6 +162,7 @@ async fn who(request: Request) -> Json<Value> {
     let principal = match &context.principal {
         Some(Principal::User(id)) => json!(id),
         Some(Principal::Admin) => json!("(admin)"),
+        Some(Principal::Caller(name)) => json!(format!("(caller {name})")),
         None => Value::Null,
     };
     let extension = request.extensions().get::<Context>().expect("the context is in the request");

@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
 
 use super::model::Shape;
 use super::validate::{Checked, CheckedCase, Text};
@@ -21,6 +22,15 @@ pub(super) fn expand(ident: &Ident, checked: &Checked) -> TokenStream {
             }
         }
     });
+    let cases = checked.cases.iter().map(|case| {
+        let CheckedCase { ident, code, status, text } = case;
+        let name = ident.unraw().to_string();
+        let text = match text {
+            Text::Words(words) => words.to_token_stream(),
+            Text::Format { format, .. } => format.to_token_stream(),
+        };
+        quote! { ::modulith::RefusalCase { name: #name, code: #code, status: #status, text: #text } }
+    });
     // A reference to a type without cases still has to be matched by a case.
     let this = if checked.cases.is_empty() { quote!(*self) } else { quote!(self) };
     quote! {
@@ -35,6 +45,10 @@ pub(super) fn expand(ident: &Ident, checked: &Checked) -> TokenStream {
 
             fn status(&self) -> u16 {
                 match #this { #statuses }
+            }
+
+            fn cases() -> &'static [::modulith::RefusalCase] {
+                const { &[#(#cases),*] }
             }
         }
     }

@@ -73,6 +73,7 @@ fn introduction() -> Fixture {
         request: serde_json::json!({"$ref": "#/$defs/Id", "$defs": {"Id": {"type": "string", "format": "uuid"}}}),
         answer: serde_json::json!({"type": "integer", "format": "int64"}),
         refused: serde_json::json!(false),
+        refusals: &[],
         provider: None,
     };
     let contract = |name| ContractModel { name, version: 1, methods: vec![method.clone()] };

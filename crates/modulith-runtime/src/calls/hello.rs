@@ -213,6 +213,7 @@ mod tests {
             request: schema.clone(),
             answer: schema.clone(),
             refused: json!(false),
+            refusals: &[],
             provider: None,
         });
         ContractModel {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use modulith_core::{
-    BoxFuture, CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Trace,
-    Unknown, UnknownReason,
+    BoxFuture, CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Repeats,
+    Trace, Unknown, UnknownReason,
 };
 use modulith_data::inbox::body_hash;
 use modulith_transport::Priority;
@@ -50,44 +50,65 @@ impl RemoteCalls for RemoteLink {
     }
 }
 
+/// Attempts at one call, until there is an answer or none is to be expected. Of what must not be repeated it is one.
+/// `spend` asks for the peer's share of a repeat; `retried` is told before each.
+pub(super) async fn repeated<A>(
+    kind: Kind,
+    repeats: &Repeats,
+    deadline: Instant,
+    spend: impl Fn() -> bool,
+    retried: impl Fn(),
+    mut attempt: impl FnMut() -> A,
+) -> Result<Outcome, CallFault>
+where
+    A: Future<Output = Result<Outcome, CallFault>>,
+{
+    let mut pause = PAUSE_FIRST;
+    // Once an attempt is unknown, a later one that was refused a place says nothing about it.
+    let mut unknown: Option<Unknown> = None;
+    loop {
+        let fault = match attempt().await {
+            Ok(outcome) => return Ok(outcome),
+            Err(fault) => fault,
+        };
+        if let CallFault::Unknown(fault) = &fault {
+            unknown.get_or_insert_with(|| fault.clone());
+        }
+        let wait = retry_after(&fault) + full_jitter(pause);
+        // The repeats of the request are taken last, so that none is spent on what is not repeated.
+        let again = may_repeat(kind, &fault)
+            && Instant::now() + wait < deadline
+            && repeats.left() > 0
+            && spend()
+            && repeats.take();
+        if !again {
+            return Err(match unknown {
+                Some(unknown) if kind != Kind::Query => unknown.into(),
+                _ => fault,
+            });
+        }
+        retried();
+        tokio::time::sleep(wait).await;
+        pause *= 2;
+    }
+}
+
 impl RemoteLink {
     async fn repeat(&self, call: RemoteCall, context: Context) -> Result<Outcome, CallFault> {
         let deadline = context.deadline_or_default();
-        let kind = call.kind;
-        let payload = self.payload(&call, &context)?;
-        let mut pause = PAUSE_FIRST;
+        let payload = &self.payload(&call, &context)?;
         self.peers.earn(self.service);
-        // Once an attempt is unknown, a later one that was refused a place says nothing about it.
-        let mut unknown: Option<Unknown> = None;
-        loop {
-            let fault =
-                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await {
-                    Ok(Told::Outcome(outcome)) => return Ok(outcome),
-                    Ok(_) => {
-                        Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()
-                    }
-                    Err(fault) => fault,
-                };
-            if let CallFault::Unknown(fault) = &fault {
-                unknown.get_or_insert_with(|| fault.clone());
-            }
-            let wait = retry_after(&fault) + full_jitter(pause);
-            // The repeats of the request are taken last, so that none is spent on what is not repeated.
-            let again = may_repeat(kind, &fault)
-                && Instant::now() + wait < deadline
-                && context.repeats.left() > 0
-                && self.peers.spend(self.service)
-                && context.repeats.take();
-            if !again {
-                return Err(match unknown {
-                    Some(unknown) if kind != Kind::Query => unknown.into(),
-                    _ => fault,
-                });
-            }
-            self.metrics.peers[self.service].retries.add(1);
-            tokio::time::sleep(wait).await;
-            pause *= 2;
-        }
+        let attempt =
+            || async move {
+                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await? {
+                    Told::Outcome(outcome) => Ok(outcome),
+                    _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked")
+                        .into()),
+                }
+            };
+        let spend = || self.peers.spend(self.service);
+        let retried = || self.metrics.peers[self.service].retries.add(1);
+        repeated(call.kind, &context.repeats, deadline, spend, retried, attempt).await
     }
 
     /// Under which key the callee runs it.

@@ -1,9 +1,10 @@
 //! Calls between services: those that leave this process, and those that enter it.
 //!
-//! `link` is a client's way out, with its repeats; `peers` has the connections; `answers` is the way in; `hello` decides
+//! `link` is a client's way out, with its repeats, and `external` the one to a service that is none of ours; `peers` has the connections; `answers` is the way in; `hello` decides
 //! who may talk to whom, and `wire` has every byte.
 
 mod answers;
+mod external;
 #[cfg(test)]
 mod fixtures;
 mod hello;
@@ -13,6 +14,7 @@ mod tokens;
 mod wire;
 
 pub(crate) use answers::Answers;
+pub(crate) use external::Externals;
 pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
 pub(crate) use peers::Peers;

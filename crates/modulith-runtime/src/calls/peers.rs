@@ -88,7 +88,7 @@ impl Peers {
     }
 }
 
-fn fault_of(service: &str, fault: modulith_transport::CallFault) -> CallFault {
+pub(super) fn fault_of(service: &str, fault: modulith_transport::CallFault) -> CallFault {
     use modulith_transport::{CallFault as C, NotRun as N, Unknown as U};
     match fault {
         C::NotRun(not_run) => {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use modulith_core::{
-    CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Repeats,
+    CallFault, Context, JsonCodec, Kind, Never, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls,
+    Repeats,
 };
 use modulith_transport::{
     Address, Admit, Handled, Handler, Hello, Incoming, Limits, Listener, Peer, Rejection, Token, serve,
@@ -54,7 +55,8 @@ fn link(to: Address) -> Arc<RemoteLink> {
 }
 
 fn call() -> RemoteCall {
-    RemoteCall { contract: "next", method: "ask", kind: Kind::Query, key: None, request: Vec::new() }
+    let json = JsonCodec::of::<(), (), Never>();
+    RemoteCall { contract: "next", method: "ask", kind: Kind::Query, key: None, request: Vec::new(), json }
 }
 
 /// A service that is too busy, and counts how often it is asked.

@@ -10,7 +10,8 @@
 //!       4 of a saga                                 body: Asked, likewise
 //!       5 HTTP, from the gateway                    body and answer: modulith-gateway/src/wire.rs
 //!
-//! tag   1 contract, UTF-8           4 principal: `a` for an administrator, `u` and the subject for a user
+//! tag   1 contract, UTF-8           4 principal: `a` for an administrator, `u` and the subject for a user,
+//!                                     `c` and the name for a program that is none of ours
 //!       2 method, UTF-8             5 key of a command: origin, direction, step u16, seq i64, src[16],
 //!       3 request id, UTF-8           hash of the body [16], how long the key is kept i64 (ms)
 //!       6 trace: id [16], span [8], flags u8 (W3C Trace Context, 2)
@@ -102,6 +103,7 @@ impl Head<'_> {
             None => {}
             Some(Principal::Admin) => put(out, PRINCIPAL, &[b"a"])?,
             Some(Principal::User(subject)) => put(out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
+            Some(Principal::Caller(name)) => put(out, PRINCIPAL, &[b"c", name.as_bytes()])?,
         }
         if let Some(keyed) = &self.keyed {
             put(out, KEYED, &[&keyed.encode()])?;
@@ -201,6 +203,7 @@ fn principal(field: &[u8]) -> Result<Principal, String> {
     match field.split_first() {
         Some((b'a', [])) => Ok(Principal::Admin),
         Some((b'u', subject)) => Ok(Principal::User(text(subject, "principal")?.into())),
+        Some((b'c', name)) => Ok(Principal::Caller(text(name, "principal")?.into())),
         // Never a guest by mistake: who is not understood is refused.
         _ => Err("the call's principal is not understood here".to_owned()),
     }

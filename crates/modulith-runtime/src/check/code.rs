@@ -2,17 +2,18 @@
 
 use modulith_core::ContractModel;
 use modulith_core::compat::{Document, compare};
+use modulith_gateway::{CALL, OPENAPI};
 
 use crate::model::AppModel;
-use crate::topology::Problem;
+use crate::topology::{Problem, Topology};
 
 /// The framework's own HTTP paths.
-const PREFIXES_RESERVED: [&str; 3] = ["/admin", "/healthz", "/readyz"];
+const PREFIXES_RESERVED: [&str; 5] = ["/admin", CALL, "/healthz", OPENAPI, "/readyz"];
 
-pub(super) fn check(model: &AppModel, problems: &mut Vec<Problem>) {
+pub(super) fn check(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
     names(model, problems);
     served_twice(model, problems);
-    needs(model, problems);
+    needs(model, topology, problems);
     prefixes(model, problems);
 }
 
@@ -57,15 +58,19 @@ fn served_twice(model: &AppModel, problems: &mut Vec<Problem>) {
     }
 }
 
-fn needs(model: &AppModel, problems: &mut Vec<Problem>) {
+fn needs(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
     for module in &model.modules {
         for need in &module.needs {
             let Some(provider) = model.provider(need.name) else {
+                if topology.external_of(need.name).is_some() || module.optional.contains(&need.name) {
+                    continue;
+                }
                 problems.push(Problem::in_code(
                     declared(module.name),
                     format!("it needs contract `{}`, which no module serves", need.name),
                     format!(
-                        "list the module that serves `{}` in `main`, or remove the `.needs::<..>()` from `{}`",
+                        "list the module that serves `{0}` in `main`, or name who serves it elsewhere with `[external.{0}]`, or \
+                         remove the `.needs::<..>()` from `{1}`",
                         need.name, module.name
                     ),
                 ));

@@ -59,6 +59,7 @@ pub(crate) fn contract(name: &'static str, methods: &[(&'static str, Kind)]) -> 
         request: json!({"type": "integer"}),
         answer: json!({"type": "integer"}),
         refused: json!(false),
+        refusals: &[],
         provider: None,
     };
     ContractModel { name, version: 1, methods: methods.iter().map(method).collect() }
@@ -83,6 +84,7 @@ pub(crate) fn module(name: &'static str, contracts: Vec<ContractModel>) -> Modul
         name,
         contracts,
         needs: Vec::new(),
+        optional: Vec::new(),
         plans: Vec::new(),
         plan_problems: Vec::new(),
         prefixes: &[],

@@ -168,7 +168,8 @@ fn a_need_that_nobody_serves_is_named() {
     assert_eq!(
         spoiled(|shop| shop.modules[0].needs.push(contract("ledger", &[]))),
         ["module products: it needs contract `ledger`, which no module serves; \
-          list the module that serves `ledger` in `main`, or remove the `.needs::<..>()` from `products`"]
+          list the module that serves `ledger` in `main`, or name who serves it elsewhere with `[external.ledger]`, or \
+          remove the `.needs::<..>()` from `products`"]
     );
 }
 
@@ -301,6 +302,90 @@ fn the_list_ends_with_its_length() {
         "t.toml:1: service: module `products` is in no service; \
          add \"products\" to the `modules` of a service, or `[service.products]`\n1 problem"
     );
+}
+
+#[test]
+fn what_is_wrong_with_programs_outside_is_listed_by_line() {
+    let text = r#"
+[service.shop]
+modules = ["products", "payments", "orders"]
+[expose]
+contracts = ["products", "prodcuts"]
+[caller.Till]
+contracts = ["products.hold", "products.hodl", "orders"]
+[caller.idle]
+contracts = []
+[external.tax]
+url = "https://tax.example"
+contracts = ["products", "taxes", "vat"]
+[external.far]
+url = "http://tax.example:80"
+contracts = ["vat"]
+[external.odd]
+url = "ftp://x"
+contracts = ["vatt"]
+speed = 1
+"#;
+    let mut model = shop();
+    let vat = contract("vat", &[("rate", Kind::Query), ("file", Kind::Command)]);
+    model.modules[2].needs.push(vat);
+    assert_eq!(
+        found(&model, text),
+        [
+            "t.toml:5: expose.contracts: no module serves contract `prodcuts`; did you mean `products`?",
+            "t.toml:6: caller.Till: `Till` cannot name a program; write lower-case letters, digits and dashes, a letter \
+             first",
+            "t.toml:7: caller.Till.contracts: contract `products` has no method `hodl`; did you mean `hold`?",
+            "t.toml:7: caller.Till.contracts: contract `orders` is not exposed; add it to `contracts` of `[expose]`; there \
+             now: `products`, `prodcuts`",
+            "t.toml:9: caller.idle.contracts: `idle` may call nothing; list what it calls: `contracts = [..]`; exposed: \
+             `products`, `prodcuts`",
+            "t.toml:11: external.tax.url: `https://tax.example`: https is not spoken; put a proxy in front of it that does; \
+             write `url = \"http://127.0.0.1:9400\"`",
+            "t.toml:12: external.tax.contracts: contract `products` is served by module `products` already; remove it \
+             here; a contract is served in one place",
+            "t.toml:12: external.tax.contracts: no module needs contract `taxes`; known: `vat`",
+            "t.toml:12: external.tax.contracts: `vat.file` is a command, and an external service has no inbox that would \
+             run it once; an external service serves queries and effects: put the command into a module",
+            "t.toml:14: external.far.url: requests to tax.example would leave this host in the clear, and the token with \
+             them; put a proxy that speaks TLS on loopback, or write `unencrypted = true` where the network is trusted",
+            "t.toml:15: external.far.contracts: contract `vat` is served by external service `tax` already; remove it here \
+             or there",
+            "t.toml:15: external.far.contracts: `vat.file` is a command, and an external service has no inbox that would \
+             run it once; an external service serves queries and effects: put the command into a module",
+            "t.toml:17: external.odd.url: `ftp://x`: this is no URL that begins with http://; write `url = \
+             \"http://127.0.0.1:9400\"`",
+            "t.toml:18: external.odd.contracts: no module needs contract `vatt`; did you mean `vat`?",
+            "t.toml:19: external.odd.speed: unknown key; remove it; known here: `url`, `contracts`, `token_file`, \
+             `unencrypted`",
+        ]
+    );
+}
+
+#[test]
+fn a_need_is_served_here_or_outside_or_is_optional() {
+    let text = "[service.shop]\nmodules = [\"products\", \"payments\", \"orders\"]\n";
+    let outside = format!("{text}[external.tax]\nurl = \"http://localhost:9400\"\ncontracts = [\"vat\"]\n");
+    let mut model = shop();
+    model.modules[2].needs.push(contract("vat", &[("rate", Kind::Query)]));
+    let missing = found(&model, text);
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert!(missing[0].contains("it needs contract `vat`, which no module serves"), "{missing:?}");
+    assert!(missing[0].contains("[external.vat]"), "{missing:?}");
+    assert_eq!(found(&model, &outside), Vec::<String>::new());
+    model.modules[2].optional.push("vat");
+    assert_eq!(found(&model, text), Vec::<String>::new());
+}
+
+#[test]
+fn no_saga_asks_an_external_service() {
+    let text = "[service.shop]\nmodules = [\"products\", \"orders\"]\n\
+                [external.cards]\nurl = \"http://127.0.0.1:1\"\ncontracts = [\"payments\"]\n";
+    let mut model = shop();
+    model.modules.remove(1);
+    let found = found(&model, text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("saga orders.place_order, step `charge` asks it"), "{found:?}");
 }
 
 #[test]

@@ -23,6 +23,14 @@ pub(crate) fn mermaid(model: &AppModel, topology: &Topology) -> String {
         }
         line(&mut text, 1, "end");
     }
+    for external in &topology.externals {
+        let label = format!("external {}<br/>{}", external.name, external.contracts.join("<br/>"));
+        let node = id("external", &external.name);
+        line(&mut text, 1, &format!("{node}[/{}/]", quoted(&label)));
+        for contract in &external.contracts {
+            line(&mut text, 1, &format!("{node} --- {}", id("contract", contract)));
+        }
+    }
     for module in &model.modules {
         for contract in &module.contracts {
             let serves = format!("{} --- {}", id("module", module.name), id("contract", contract.name));

@@ -6,6 +6,7 @@ fn model(modules: &[&'static str]) -> AppModel {
         name,
         contracts: Vec::new(),
         needs: Vec::new(),
+        optional: Vec::new(),
         plans: Vec::new(),
         plan_problems: Vec::new(),
         prefixes: &[],

@@ -15,7 +15,8 @@ use super::{
     ServiceSection, TelemetrySection, Tls, Topology, TrustSection, nearest,
 };
 
-const SECTIONS: [&str; 5] = ["gateway", "trust", "telemetry", "service", "module"];
+const SECTIONS: [&str; 8] =
+    ["gateway", "trust", "telemetry", "service", "module", "expose", "caller", "external"];
 const GATEWAY_KEYS: [&str; 2] = ["listen", "drain_s"];
 const TRUST_KEYS: [&str; 6] = ["authority", "certificate", "key", "tls", "plaintext", "unix_uids"];
 const TELEMETRY_KEYS: [&str; 3] = ["sample_ratio", "trust_parent", "listen"];
@@ -65,9 +66,9 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
-    topology: Topology,
+    pub(super) topology: Topology,
 }
 
 impl Reader<'_> {
@@ -80,11 +81,16 @@ impl Reader<'_> {
                 ("telemetry", Some(section)) => self.telemetry(section),
                 ("service", Some(services)) => self.each_section("service", services, Self::service),
                 ("module", Some(modules)) => self.each_section("module", modules, |_, _, _| {}),
-                ("gateway" | "trust" | "telemetry", None) => {
+                ("expose", Some(section)) => self.expose(section),
+                ("caller", Some(callers)) => self.each_section("caller", callers, Self::caller),
+                ("external", Some(externals)) => {
+                    self.each_section("external", externals, Self::external);
+                }
+                ("gateway" | "trust" | "telemetry" | "expose", None) => {
                     let mend = format!("write `[{name}]` on a line of its own");
                     self.wrong_type(name, item, "a section", &mend);
                 }
-                ("service" | "module", None) => {
+                ("service" | "module" | "caller" | "external", None) => {
                     self.wrong_type(
                         name,
                         item,
@@ -237,7 +243,7 @@ impl Reader<'_> {
         let key = |field: &str| format!("service.{name}.{field}");
         for (field, item) in section.iter() {
             match field {
-                "modules" => service.modules = self.names(&key("modules"), item),
+                "modules" => service.modules = self.names(&key("modules"), "module", item),
                 "listen" => {
                     service.listen = self.address(&key("listen"), item, &format!("unix:run/{name}.sock"));
                 }
@@ -261,10 +267,10 @@ impl Reader<'_> {
         self.topology.services.push(service);
     }
 
-    fn names(&mut self, key: &str, item: &Item) -> Vec<String> {
-        const MEND: &str = "write `modules = [\"NAME\"]`";
+    pub(super) fn names(&mut self, key: &str, of: &str, item: &Item) -> Vec<String> {
+        let mend = format!("write `{of}s = [\"NAME\"]`");
         let Some(array) = item.as_array() else {
-            self.wrong_type(key, item, "a list of module names", MEND);
+            self.wrong_type(key, item, &format!("a list of {of} names"), &mend);
             return Vec::new();
         };
         let mut names = Vec::new();
@@ -277,8 +283,8 @@ impl Reader<'_> {
                 }
                 None => {
                     // An element that is no name has no number: the numbers are those of the names.
-                    let message = format!("{} stands where a module name belongs", value.type_name());
-                    let mut problem = self.topology.problem(key, message, MEND);
+                    let message = format!("{} stands where a {of} name belongs", value.type_name());
+                    let mut problem = self.topology.problem(key, message, &*mend);
                     problem.line = line.or(problem.line);
                     self.topology.problems.push(problem);
                 }
@@ -342,7 +348,7 @@ impl Reader<'_> {
     }
 
     /// Notes where the keys of a table stand.
-    fn lines(&mut self, parent: &str, table: &dyn TableLike) {
+    pub(super) fn lines(&mut self, parent: &str, table: &dyn TableLike) {
         for (name, item) in table.iter() {
             let span = table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
             let key = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
@@ -361,7 +367,7 @@ impl Reader<'_> {
         }
     }
 
-    fn unknown(&mut self, parent: &str, name: &str, known: &[&str]) {
+    pub(super) fn unknown(&mut self, parent: &str, name: &str, known: &[&str]) {
         let key = if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
         let list = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
         let mend = match nearest(name, known.iter().copied()) {
@@ -371,7 +377,7 @@ impl Reader<'_> {
         self.add(&key, "unknown key", mend);
     }
 
-    fn wrong_type(&mut self, key: &str, item: &Item, expected: &str, mend: &str) {
+    pub(super) fn wrong_type(&mut self, key: &str, item: &Item, expected: &str, mend: &str) {
         self.add(key, format!("{expected} is expected, not {}", with_article(item.type_name())), mend);
     }
 

@@ -13,6 +13,10 @@ pub(crate) trait Catalogue {
     #[query]
     fn search(&self, db: &Snapshot<'_>, search: Search) -> Answer<Vec<Product>, Never>;
 
+    /// The products on both sides of one in the order of ids, the nearest first: codes of one family stand together.
+    #[query]
+    fn neighbours(&self, db: &Snapshot<'_>, wanted: Neighbours) -> Answer<Vec<Product>, Never>;
+
     /// Adds products, or changes name and price of those that exist, and adds to their stock what this source
     /// did not supply before.
     #[command]
@@ -31,6 +35,12 @@ pub(crate) struct Search {
     /// Empty: all products.
     pub(crate) text: String,
     pub(crate) after: Option<ProductId>,
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Neighbours {
+    pub(crate) of: ProductId,
     pub(crate) limit: u32,
 }
 
@@ -84,6 +94,27 @@ impl Catalogue for CatalogueModule {
             (&after, &pattern, search.limit),
         )?;
         Ok(rows.into_iter().map(crate::product).collect())
+    }
+
+    fn neighbours(&self, db: &Snapshot<'_>, wanted: Neighbours) -> Answer<Vec<Product>, Never> {
+        let before = db.rows(
+            "SELECT id, name, price_minor, currency, stock FROM products_product
+             WHERE id < $1 ORDER BY id DESC LIMIT $2",
+            (&wanted.of, wanted.limit),
+        )?;
+        let after = db.rows(
+            "SELECT id, name, price_minor, currency, stock FROM products_product
+             WHERE id > $1 ORDER BY id LIMIT $2",
+            (&wanted.of, wanted.limit),
+        )?;
+        let (mut before, mut after) = (before.into_iter(), after.into_iter());
+        let nearest_first = std::iter::from_fn(|| match (after.next(), before.next()) {
+            (None, None) => None,
+            pair => Some(pair),
+        });
+        let products =
+            nearest_first.flat_map(|(after, before)| [after, before]).flatten().map(crate::product);
+        Ok(products.take(wanted.limit as usize).collect())
     }
 
     fn supply(&self, tx: &mut Tx<'_>, supply: Supply) -> Answer<(), Never> {

@@ -1,5 +1,7 @@
 //! `/products` for customers, `/admin/products` for operators.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use modulith::Links;
 use modulith::http::{Invalid, Json, Path, Problem, Query, Router, StatusCode, get, post};
@@ -7,12 +9,17 @@ use serde::{Deserialize, Serialize};
 use store_products_contract::{Product, ProductId, ProductsClient};
 
 use crate::catalogue::{CatalogueClient, Search, Stock, StockPage, StockTotals, Supply};
+use crate::related::{Related, RelatedProducts};
 
 const LIMIT_DEFAULT: u32 = 20;
 const LIMIT_MAX: u32 = 100;
+const RELATED_DEFAULT: u32 = 5;
+const RELATED_MAX: u32 = 20;
 
-pub(crate) fn routes(links: &Links) -> Router {
+pub(crate) fn routes(links: &Links, related_wait: Duration) -> Router {
     Router::new()
+        .route("/products/{id}/related", get(related))
+        .with_state(Related::new(links, related_wait))
         .route("/products", get(list))
         .with_state(links.client::<CatalogueClient>())
         .route("/products/{id}", get(product))
@@ -56,6 +63,23 @@ async fn product(
     Path(id): Path<ProductId>,
 ) -> Result<Json<Product>, Problem> {
     Ok(Json(products.product(id).await?))
+}
+
+#[derive(Deserialize)]
+struct RelatedQuery {
+    limit: Option<u32>,
+}
+
+async fn related(
+    State(related): State<Related>,
+    Path(id): Path<ProductId>,
+    Query(RelatedQuery { limit }): Query<RelatedQuery>,
+) -> Result<Json<RelatedProducts>, Problem> {
+    let limit = limit.unwrap_or(RELATED_DEFAULT);
+    let mut invalid = Invalid::default();
+    invalid.check((1..=RELATED_MAX).contains(&limit), "limit", "must be between 1 and 20");
+    invalid.finish()?;
+    related.to(id, limit).await.map(Json)
 }
 
 /// `POST /supply`: products, their prices, and stock from one source; a repeat adds nothing.

@@ -40,6 +40,17 @@ pub trait Products {
     /// Sold becomes stock again: an order was cancelled, or goods came back.
     #[command]
     fn restock(&self, tx: &mut Tx<'_>, units: Units) -> Answer<(), Never>;
+
+    /// The catalogue, a thousand at a time and in order of id.
+    #[query]
+    fn catalogue(&self, db: &Snapshot<'_>, page: CataloguePage) -> Answer<Vec<Product>, Never>;
+}
+
+/// Where a page of the catalogue begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CataloguePage {
+    /// Behind this product; from the first one without it.
+    pub after: Option<ProductId>,
 }
 
 /// A stock code, as written: `85123A` and `85123a` are two products.

@@ -1,0 +1,292 @@
+//! Calls to services that are none of ours: JSON over HTTP, and what their answers mean.
+//!
+//! They are asked as `POST {url}/call/{contract}/{method}`, in the words in which this application is asked by others.
+//! What they say is taken at its word only as far as it does no harm: a refusal has to name a `code`, "certainly not
+//! done" is what RFC 9110 means by 503 and 429, and everything that is not understood may have run.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use modulith_core::{
+    BoxFuture, CallFault, Context, JsonCodec, Kind, NotRun, NotRunReason, Outcome, RefusalRecord, RemoteCall,
+    RemoteCalls, StepKey, Trace, Unknown, UnknownReason,
+};
+use modulith_gateway::http::IDEMPOTENCY_KEY;
+use modulith_gateway::{AccessToken, CALL, KeyError, REQUEST_TIMEOUT_MS};
+use modulith_transport::{Circuit, Ending, Priority};
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use super::link::repeated;
+use super::peers::fault_of;
+use super::tokens::Tokens;
+use crate::hosted::{ProcessKeys, client_step_key};
+use crate::spans;
+use crate::topology::Topology;
+
+/// Connecting to an external service.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
+/// Connections that wait for a request, of one service.
+const IDLE_MAX: usize = 32;
+/// Shorter than what servers usually keep a silent connection for.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// Calls in flight to one service: one that answers slowly must not gather all of the process.
+const IN_FLIGHT_MAX: usize = 256;
+/// What is read of an answer: 1 MiB.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// The external services of a topology.
+pub(crate) struct Externals {
+    services: Vec<Arc<External>>,
+    keys: Arc<ProcessKeys>,
+}
+
+struct External {
+    name: String,
+    contracts: Vec<String>,
+    /// `http://host:port`, without a slash at the end.
+    url: String,
+    authorization: Option<HeaderValue>,
+    http: Client<HttpConnector, Full<Bytes>>,
+    in_flight: Semaphore,
+    circuit: Circuit,
+    tokens: Mutex<Tokens>,
+}
+
+impl Externals {
+    /// Reads their tokens; connects to none.
+    ///
+    /// # Errors
+    ///
+    /// A token that cannot be read, by its file.
+    pub(crate) fn new(topology: &Topology, data: &Path, keys: Arc<ProcessKeys>) -> Result<Self, KeyError> {
+        let mut services = Vec::new();
+        for section in &topology.externals {
+            let token = section.token_file.as_ref().map(|file| AccessToken::load(&data.join(file)));
+            let authorization = token.transpose()?.map(|token| {
+                let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+                    .expect("a token is visible ASCII");
+                value.set_sensitive(true);
+                value
+            });
+            let mut connector = HttpConnector::new();
+            connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
+            connector.set_nodelay(true);
+            let http = Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_TIME_MAX)
+                .pool_max_idle_per_host(IDLE_MAX)
+                .build(connector);
+            services.push(Arc::new(External {
+                name: section.name.clone(),
+                contracts: section.contracts.clone(),
+                url: section.url.trim_end_matches('/').to_owned(),
+                authorization,
+                http,
+                in_flight: Semaphore::new(IN_FLIGHT_MAX),
+                circuit: Circuit::new(Arc::default()),
+                tokens: Mutex::new(Tokens::new(Instant::now())),
+            }));
+        }
+        Ok(Self { services, keys })
+    }
+
+    /// A client's way to the service that serves a contract.
+    pub(crate) fn link(&self, contract: &str) -> Option<ExternalLink> {
+        let serves = |service: &&Arc<External>| service.contracts.iter().any(|served| served == contract);
+        let service = self.services.iter().find(serves)?.clone();
+        Some(ExternalLink { service, keys: self.keys.clone() })
+    }
+}
+
+/// A client's way to a service that is none of ours.
+pub(crate) struct ExternalLink {
+    service: Arc<External>,
+    keys: Arc<ProcessKeys>,
+}
+
+impl RemoteCalls for ExternalLink {
+    fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
+        let mut context = Context::current();
+        context.trace = context.trace.map(Trace::next);
+        let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
+        let asked = async move {
+            let deadline = context.deadline_or_default();
+            let key = match (call.kind, &call.key) {
+                (Kind::Query, _) => None,
+                (Kind::Effect, Some(key)) => Some(client_step_key(key, call.contract, call.method)),
+                (Kind::Effect, None) => Some(self.keys.next()),
+                // `check` refuses a contract that has one.
+                (Kind::Command, _) => {
+                    let detail = format!("external {} has no inbox for a command", self.service.name);
+                    return Err(NotRun::new(NotRunReason::Incompatible, detail).into());
+                }
+            };
+            let body = Bytes::from((call.json.write_request)(&call.request).map_err(NotRun::from)?);
+            let (service, call, context, body) = (&self.service, &call, &context, &body);
+            service.tokens.lock().earn();
+            let spend = || service.tokens.lock().spend(Instant::now());
+            let attempt = || service.guarded(call, context, key, body.clone(), deadline);
+            repeated(call.kind, &context.repeats, deadline, spend, || (), attempt).await
+        };
+        Box::pin(asked.instrument(span))
+    }
+}
+
+impl External {
+    /// An attempt, unless too many before it have ended badly.
+    async fn guarded(
+        &self,
+        call: &RemoteCall,
+        context: &Context,
+        key: Option<StepKey>,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Outcome, CallFault> {
+        let leave = self.circuit.enter(Instant::now(), Priority::Ordinary);
+        let leave = leave.map_err(|barred| fault_of(&self.name, barred.into()))?;
+        let result = self.attempt(call, context, key, body, deadline).await;
+        leave.ended(match &result {
+            Ok(_) => Ending::Good,
+            Err(CallFault::Unknown(_)) => Ending::Bad,
+            Err(CallFault::NotRun(not_run)) => match not_run.reason {
+                // Nobody listens there, so there is nobody to be spared, and the next attempt costs nothing.
+                NotRunReason::Unavailable => Ending::Neutral,
+                NotRunReason::Overloaded => Ending::Overloaded,
+                NotRunReason::Deadline => Ending::Bad,
+                _ => Ending::Good,
+            },
+        });
+        result
+    }
+
+    async fn attempt(
+        &self,
+        call: &RemoteCall,
+        context: &Context,
+        key: Option<StepKey>,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Outcome, CallFault> {
+        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
+        if left_ms == 0 {
+            return Err(self.not_run(NotRunReason::Deadline, "no time is left").into());
+        }
+        let _place = self.in_flight.try_acquire().map_err(|_| {
+            self.not_run(NotRunReason::Overloaded, format!("{IN_FLIGHT_MAX} calls are in flight"))
+        })?;
+        let mut request = Request::post(format!("{}{CALL}/{}/{}", self.url, call.contract, call.method))
+            .header(CONTENT_TYPE, "application/json")
+            .header(REQUEST_TIMEOUT_MS, left_ms);
+        if !context.request_id.is_empty() {
+            request = request.header("x-request-id", &*context.request_id);
+        }
+        for (name, value) in context.trace_headers() {
+            request = request.header(name, value);
+        }
+        if let Some(key) = key {
+            request = request.header(IDEMPOTENCY_KEY, key.to_string());
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| self.not_run(NotRunReason::Fault, error.to_string()))?;
+        let exchange = async {
+            let response = self.http.request(request).await.map_err(|error| match error.is_connect() {
+                true => CallFault::from(self.not_run(NotRunReason::Unavailable, chain(&error))),
+                false => self.unknown(UnknownReason::ConnectionLost, chain(&error)).into(),
+            })?;
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| {
+                let reason = match error.is::<http_body_util::LengthLimitError>() {
+                    true => UnknownReason::Unreadable,
+                    false => UnknownReason::ConnectionLost,
+                };
+                self.unknown(reason, error.to_string())
+            })?;
+            Ok::<_, CallFault>((parts.status, body.to_bytes()))
+        };
+        let (status, body) = tokio::time::timeout_at(deadline.into(), exchange)
+            .await
+            .map_err(|_late| self.unknown(UnknownReason::Deadline, "no answer in time"))??;
+        self.told(&call.json, status, &body)
+    }
+
+    /// What an answer means.
+    fn told(&self, json: &JsonCodec, status: StatusCode, body: &[u8]) -> Result<Outcome, CallFault> {
+        if status.is_success() {
+            let answer = (json.read_answer)(body);
+            return answer
+                .map(Outcome::Done)
+                .map_err(|error| self.unknown(UnknownReason::Unreadable, error.to_string()).into());
+        }
+        let problem: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+        if let Some(record) = refused(json, status, &problem) {
+            return Ok(Outcome::Refused(record));
+        }
+        let kind = problem.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = kind.rsplit('/').next().unwrap_or_default();
+        let said = format!("it answered {} {kind}", status.as_u16());
+        Err(match (status.as_u16(), kind) {
+            (_, "outcome-unknown") => self.unknown(UnknownReason::Provider, said).into(),
+            (503 | 429, _) => self.not_run(NotRunReason::Overloaded, said).into(),
+            (504, "deadline-exceeded") => self.not_run(NotRunReason::Deadline, said).into(),
+            (504, _) => self.unknown(UnknownReason::Deadline, said).into(),
+            (409, "still-running") => self.not_run(NotRunReason::Running, said).into(),
+            (422, "idempotency-key-reused") => self.not_run(NotRunReason::KeyReused, said).into(),
+            // Turned away for what was sent: it will not be done however often it comes.
+            (400 | 401 | 403 | 404 | 405 | 413 | 415 | 422, _) => {
+                self.not_run(NotRunReason::Incompatible, said).into()
+            }
+            _ => self.unknown(UnknownReason::Provider, said).into(),
+        })
+    }
+
+    fn not_run(&self, reason: NotRunReason, detail: impl AsRef<str>) -> NotRun {
+        NotRun::new(reason, format!("external {}: {}", self.name, detail.as_ref()))
+    }
+
+    fn unknown(&self, reason: UnknownReason, detail: impl AsRef<str>) -> Unknown {
+        Unknown::new(reason, format!("external {}: {}", self.name, detail.as_ref()))
+    }
+}
+
+/// Names that RFC 9457 has taken, and ours: a refusal's field of such a name has an underscore behind it.
+const TAKEN: [&str; 6] = ["type", "title", "status", "detail", "instance", "code"];
+
+/// A problem with a `code` is a refusal, also one of a case that this build does not know.
+fn refused(json: &JsonCodec, status: StatusCode, problem: &Map<String, Value>) -> Option<RefusalRecord> {
+    let code = problem.get("code")?.as_str()?;
+    let taken = |name: &str| TAKEN.contains(&name);
+    let fields = problem.iter().filter(|(name, _)| !taken(name)).map(|(name, value)| {
+        let plain = name.strip_suffix('_').filter(|plain| taken(plain));
+        (plain.unwrap_or(name).to_owned(), value.clone())
+    });
+    if let Some(record) = (json.read_refusal)(code, &fields.collect()) {
+        return Some(record);
+    }
+    let text = |name| problem.get(name).and_then(Value::as_str);
+    Some(RefusalRecord {
+        code: code.to_owned(),
+        text: text("detail").or(text("title")).unwrap_or(code).to_owned(),
+        status: status.as_u16(),
+        body: Vec::new(),
+    })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
