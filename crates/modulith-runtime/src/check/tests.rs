@@ -143,7 +143,7 @@ fn several_addresses_are_for_services_that_store_nothing() {
         "modules = [\"payments\"]\n",
         "modules = [\"payments\"]\naddresses = [\"10.0.0.1:7002\", \"10.0.0.2:7002\"]\n",
     );
-    let found = found(&shop(), &text.split("[service.search]").next().expect("a part"));
+    let found = found(&shop(), text.split("[service.search]").next().expect("a part"));
     assert!(found[0].contains("module `payments` has a part in the saga `orders.place_order`"), "{found:?}");
     assert_eq!(found.len(), 1);
 }
