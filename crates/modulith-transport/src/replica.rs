@@ -102,7 +102,7 @@ impl Replica {
 
     /// The connection, if it takes new calls.
     pub(crate) fn usable(&self) -> Option<Arc<Connection>> {
-        self.connection().filter(|connection| !connection.retired.is_cancelled())
+        self.connection().filter(|connection| !connection.is_retired.load(Ordering::Acquire))
     }
 
     /// What went wrong last, if nothing has gone right since.
