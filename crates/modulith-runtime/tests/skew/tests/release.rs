@@ -19,9 +19,9 @@ const OTHER: &str = env!("CARGO_BIN_EXE_other");
 /// As in the library of this crate.
 const PIECES: i64 = modulith_skew::PIECES;
 /// Clients of a [`Load`].
-const CLIENTS: u64 = 8;
+const CLIENTS: u64 = 32;
 /// Answers between one replacement and the next; some of those who call then wait for a successor.
-const MORE: u64 = 40;
+const MORE: u64 = 200;
 /// The name of a process that is the supervisor of all services.
 const ALL: &str = "all";
 
@@ -67,9 +67,12 @@ impl Service {
 
     /// Stops it as an orchestrator does, and waits for its end.
     fn stop(mut self) {
+        // Waiting closes it, which tells a supervisor to stop as well: then the signal could be its second.
+        let stdin = self.child.stdin.take();
         terminate(self.child.id());
         let status = self.child.wait().expect("ends");
         assert!(status.success(), "{} ended with {status}: {}", self.name, self.said());
+        drop(stdin);
         let mut rest = String::new();
         let _ = self.child.stdout.as_mut().expect("piped").read_to_string(&mut rest);
     }
