@@ -97,14 +97,14 @@ struct Pair(u32, u8);
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct UnitStruct;
 
-/// A value, encoded, and as JSON.
-type Written = (Vec<u8>, Value);
+/// Makes a value: encoded, and as JSON.
+type Write = Box<dyn Fn(&mut Random) -> (Vec<u8>, Value)>;
 
 /// One type.
 struct Entry {
     name: &'static str,
     method: MethodModel,
-    write: Box<dyn Fn(&mut Random) -> Written>,
+    write: Write,
     read: fn(&[u8]) -> Result<Value, String>,
 }
 
