@@ -143,6 +143,14 @@ impl Breaker {
         Err(Barred::Open { retry_after })
     }
 
+    /// There is a new connection. Behind it may be a process that has just started and knows nothing of what was
+    /// held against its predecessor, so the next call is a probe, whatever time is left.
+    pub(crate) fn connected(&mut self) {
+        if let Gate::Open { .. } = self.gate {
+            self.gate = Gate::HalfOpen { probing: false };
+        }
+    }
+
     /// Takes note of how a call ended.
     pub(crate) fn ended(&mut self, now: Instant, pass: Pass, ending: Ending) {
         if pass.era != self.era {
@@ -391,6 +399,29 @@ mod tests {
         breaker.ended(now, probe, Ending::Good);
         ends(&mut breaker, now, 20, Ending::Bad);
         assert_eq!(bars(&mut breaker, now), Some(Barred::Open { retry_after: S }), "back to the first time");
+    }
+
+    #[test]
+    fn a_new_connection_is_probed_at_once_and_by_one_call() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        breaker.connected();
+        let probe = breaker.admit(now, Priority::Ordinary).expect("a probe");
+        breaker.connected();
+        assert_eq!(bars(&mut breaker, now), Some(Barred::Open { retry_after: SOON }), "a second probe");
+        breaker.ended(now, probe, Ending::Bad);
+        let longer = Barred::Open { retry_after: 2 * S };
+        assert_eq!(
+            bars(&mut breaker, now),
+            Some(longer),
+            "a process that fails again is left alone for longer"
+        );
+        breaker.connected();
+        let probe = breaker.admit(now, Priority::Ordinary).expect("a probe");
+        breaker.ended(now, probe, Ending::Good);
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        breaker.connected();
+        assert_eq!(breaker.state(), BreakerState::Closed, "a connection more is nothing to a closed one");
     }
 
     #[test]

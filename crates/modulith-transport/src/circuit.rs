@@ -42,6 +42,11 @@ impl Circuit {
         Ok(Leave { circuit: self, pass, ending: Ending::Neutral })
     }
 
+    /// There is a new connection to the callee: the next call may ask whether it is well.
+    pub(crate) fn connected(&self) {
+        self.0.lock().connected();
+    }
+
     /// Its state, and how often it has opened.
     pub fn state(&self) -> (BreakerState, u64) {
         let breaker = self.0.lock();

@@ -86,7 +86,7 @@ pub struct Limits {
     /// The share of calls that ended badly from which on the breaker opens, in percent. Default 50.
     pub breaker_bad_percent: u64,
     /// How long an open breaker refuses calls before its first probe; it doubles with each probe that fails, and half
-    /// of it is random. Default 1 s.
+    /// of it is random. A new connection is probed at once. Default 1 s.
     pub breaker_open_min: Duration,
     /// The longest time between two probes. Default 30 s.
     pub breaker_open_max: Duration,

@@ -48,7 +48,6 @@ pub struct Peer {
 struct Inner {
     replicas: Arc<Replicas>,
     settings: Arc<Settings>,
-    circuit: Circuit,
     in_flight: AtomicUsize,
     started: AtomicBool,
 }
@@ -171,6 +170,7 @@ impl Peer {
             tls,
             limits: Arc::clone(&limits),
             resolve,
+            circuit: Circuit::new(limits),
             changed: watch::Sender::new(()),
             lost: Notify::new(),
             stop: CancellationToken::new(),
@@ -179,7 +179,6 @@ impl Peer {
             inner: Arc::new(Inner {
                 replicas: Arc::new(Replicas::new(addresses)),
                 settings: Arc::new(settings),
-                circuit: Circuit::new(limits),
                 in_flight: AtomicUsize::new(0),
                 started: AtomicBool::new(false),
             }),
@@ -236,7 +235,7 @@ impl Peer {
         if deadline <= now {
             return Err(NotRun::Deadline.into());
         }
-        let leave = inner.circuit.enter(now, priority)?;
+        let leave = inner.settings.circuit.enter(now, priority)?;
         let outcome = self.send(now, deadline, priority, &payload, body).await;
         leave.ended(ending_of(&outcome));
         outcome
@@ -332,7 +331,7 @@ impl Peer {
     /// The breaker and every replica, for telemetry.
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let (breaker, breaker_opened) = self.inner.circuit.state();
+        let (breaker, breaker_opened) = self.inner.settings.circuit.state();
         Snapshot {
             breaker,
             breaker_opened,

@@ -18,8 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Address, Admit, ConnectionError, Hello, Limits, NotRun, Resolve, Stream, Trust, client::Connection,
-    ejection::Ejection, handshake, random, reader::Reader,
+    Address, Admit, ConnectionError, Hello, Limits, NotRun, Resolve, Stream, Trust, circuit::Circuit,
+    client::Connection, ejection::Ejection, handshake, random, reader::Reader,
 };
 
 pub(crate) struct Replica {
@@ -66,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<(Trust, String)>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) resolve: Resolve,
+    pub(crate) circuit: Circuit,
     /// Marked at each change of a replica's state.
     pub(crate) changed: watch::Sender<()>,
     /// Told when a connection is lost: its name may lead elsewhere by now.
@@ -161,6 +162,7 @@ impl Replica {
                     tracing::debug!(address = %self.address, peer = %connection.other.service, "connected");
                     let since = Instant::now();
                     tokio::spawn(reader.run());
+                    settings.circuit.connected();
                     self.set(State::Up(Arc::clone(&connection)), settings);
                     connection.retired.cancelled().await;
                     settings.lost.notify_waiters();

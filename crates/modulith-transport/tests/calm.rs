@@ -213,6 +213,35 @@ async fn a_slow_peer_opens_the_breaker_and_one_probe_closes_it() {
     assert!(callers().await.iter().all(Result::is_ok));
 }
 
+/// Calls that a killed process took with it open the breaker; the process that comes in its place is asked at once.
+#[tokio::test]
+async fn a_restart_ends_the_wait_of_an_open_breaker() {
+    let (on, entered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let served = Served::start(&tcp(), Limits::default(), switched(&on, &entered)).await;
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { breaker_open_min: hour, breaker_open_max: hour, ..Limits::default() };
+    let peer = peer_with(&served.address, limits);
+    in_time(peer.connected(soon())).await.expect("a server");
+    let mut callers = JoinSet::new();
+    for _ in 0..20 {
+        let peer = peer.clone();
+        callers.spawn(async move { peer.call(soon(), Priority::Ordinary, Bytes::new()).await });
+    }
+    until(|| entered.load(Ordering::SeqCst) == 20).await;
+    let address = served.address.clone();
+    served.kill().await;
+    for outcome in in_time(callers.join_all()).await {
+        assert!(matches!(outcome, Err(CallFault::Unknown(Unknown::ConnectionLost))), "{outcome:?}");
+    }
+    let refused = call(&peer).await;
+    assert!(matches!(refused, Err(CallFault::NotRun(NotRun::CircuitOpen { .. }))), "{refused:?}");
+
+    let _served = Served::start(&address, Limits::default(), echo()).await;
+    in_time(peer.connected(soon())).await.expect("a server");
+    assert_eq!(call(&peer).await.expect("the first call is the probe"), "work");
+    assert_eq!(peer.snapshot().breaker, BreakerState::Closed);
+}
+
 /// A peer that is up and down again: what fails is told truthfully, and once it stays, everything works again
 /// without waiting for a breaker that has nothing to do with it.
 #[tokio::test]
