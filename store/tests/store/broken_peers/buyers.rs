@@ -137,8 +137,9 @@ impl Buyer {
             told.iter().filter(|(_, told)| told.is_none()).map(|(key, _)| key.clone()).collect()
         };
         for key in open {
-            until("an order that stands", async || {
-                (self.attempt(&key, 10_000).await.status == 201).then_some(())
+            until(&format!("an order that stands under {key}"), async || {
+                let answer = self.attempt(&key, 10_000).await;
+                (answer.status == 201).then_some(())
             })
             .await;
         }
