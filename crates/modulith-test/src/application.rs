@@ -76,6 +76,25 @@ impl Application {
         Ok(Self { topology, program, file, data, running, http })
     }
 
+    /// One whose processes the test has started itself, and ends itself: it answers at `url`, and the keys are in
+    /// `data`. [`Application::process`] is none, and [`Application::stop`] stops nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no operator's token in `data`.
+    pub fn at(
+        program: &Path,
+        topology: &'static str,
+        file: &Path,
+        data: tempfile::TempDir,
+        url: String,
+    ) -> anyhow::Result<Self> {
+        let running = Running::at(url, data.path())?;
+        let http = Http::new(running.url(), running.admin_token());
+        let (program, file) = (program.to_owned(), Some(file.to_owned()));
+        Ok(Self { topology, program, file, data, running, http })
+    }
+
     /// Starts it again on the same data, after [`Application::kill`] or a crash.
     pub async fn start_again(&mut self, environment: &[(&str, &str)]) -> anyhow::Result<()> {
         self.running =

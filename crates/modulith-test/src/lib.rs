@@ -31,7 +31,9 @@ pub mod sim;
 
 pub use application::{Application, Program};
 pub use http::{Http, Request, Response};
-pub use processes::{child_of, children, is_alive, kill, proportional_set_size_kib};
+pub use processes::{
+    Paused, child_of, children, is_alive, kill, pause, proportional_set_size_kib, terminate,
+};
 pub use random::Random;
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Real processes: whose children they are, killing one, and what memory they take. Linux only.
+//! Real processes: whose children they are, killing, stopping and pausing one, and what memory they take. Linux only.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +7,34 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// `kill -9`, before this returns: a program started for it would come milliseconds late.
 pub fn kill(process: u32) {
+    send(process, Signal::KILL);
+}
+
+/// SIGTERM: the process drains and ends by itself, some time after this has returned.
+pub fn terminate(process: u32) {
+    send(process, Signal::TERM);
+}
+
+/// SIGSTOP: the process is there, holds its connections and does nothing, until what is returned is dropped.
+pub fn pause(process: u32) -> Paused {
+    send(process, Signal::STOP);
+    Paused(process)
+}
+
+/// A process that does nothing. Goes on when this is dropped, so that a test that fails leaves none behind.
+#[must_use]
+pub struct Paused(u32);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        send(self.0, Signal::CONT);
+    }
+}
+
+fn send(process: u32, signal: Signal) {
     if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
         // It may have ended by itself.
-        let _ = kill_process(process, Signal::KILL);
+        let _ = kill_process(process, signal);
     }
 }
 

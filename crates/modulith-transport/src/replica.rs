@@ -40,10 +40,11 @@ pub(crate) struct Replica {
 
 #[derive(Clone)]
 pub(crate) enum State {
-    /// An attempt is being made; its end is worth waiting for.
+    /// The first attempt is being made, at all or after a connection that had worked; its end is worth waiting for.
     Connecting,
     Up(Arc<Connection>),
-    /// The last attempt failed or the connection was lost; the next attempt comes after the back-off.
+    /// The last attempt failed or the connection was lost. The next attempt comes after the back-off, and nobody
+    /// waits for its end: where packets are dropped without a word, that is seconds away.
     Down(NotRun),
 }
 
@@ -155,7 +156,6 @@ impl Replica {
         let limits = &settings.limits;
         let mut back_off = BackOff::new(limits);
         loop {
-            self.set(State::Connecting, settings);
             match self.connect(settings).await {
                 Ok(reader) => {
                     let connection = reader.connection();
@@ -173,12 +173,12 @@ impl Replica {
                     // A connection that ends as soon as it is made says that the other side is not well.
                     if since.elapsed() >= limits.back_off_max {
                         back_off.reset();
-                        if announced {
-                            continue;
-                        }
                         // It worked until just now: whoever calls waits for the next attempt.
                         *self.fault.lock() = Some(fault);
                         self.set(State::Connecting, settings);
+                        if announced {
+                            continue;
+                        }
                     } else {
                         self.set(State::Down(fault), settings);
                     }

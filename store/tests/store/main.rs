@@ -3,6 +3,7 @@
 mod audits;
 mod backups;
 mod boundaries;
+mod broken_peers;
 mod crashes;
 mod imports;
 mod kills;

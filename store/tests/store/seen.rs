@@ -223,9 +223,9 @@ async fn metrics_have_a_port_of_their_own_when_the_topology_names_one() -> anyho
 }
 
 /// Samples by name and labels, as they stand.
-struct Scraped(BTreeMap<String, f64>);
+pub(crate) struct Scraped(BTreeMap<String, f64>);
 
-async fn scraped(app: &Application) -> anyhow::Result<Scraped> {
+pub(crate) async fn scraped(app: &Application) -> anyhow::Result<Scraped> {
     let response = app.send(Request::get("/admin/metrics").admin()).await?;
     anyhow::ensure!(response.status == 200, "{}", response.status);
     Scraped::parse(std::str::from_utf8(&response.body)?)
@@ -274,10 +274,14 @@ impl Scraped {
         Ok(Self(samples))
     }
 
-    fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    /// Panics if there is no such sample.
+    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.find(name, labels).unwrap_or_else(|| panic!("no {name} of {labels:?}"))
+    }
+
+    pub(crate) fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let labels: Vec<_> = labels.iter().map(|(label, text)| format!("{label}=\"{text}\"")).collect();
-        let series = format!("{name}{{{}}}", labels.join(","));
-        *self.0.get(&series).unwrap_or_else(|| panic!("no {series}"))
+        self.0.get(&format!("{name}{{{}}}", labels.join(","))).copied()
     }
 }
 

@@ -117,7 +117,9 @@ impl Answers {
         if service != GATEWAY {
             return Err(format!("service `{service}` is not the gateway and sends a request from outside"));
         }
-        let handled = self.http.handle(context(head, call), request, body);
+        // The gateway repeats only what no handler has seen, so this is where the request's repeats begin.
+        let context = Context { repeats: Repeats::default(), ..context(head, call) };
+        let handled = self.http.handle(context, request, body);
         handled.map_err(|why| format!("the request cannot be read: {why}"))
     }
 
