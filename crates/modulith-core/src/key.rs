@@ -78,6 +78,13 @@ impl ClientKey {
     }
 }
 
+impl ClientKey {
+    /// The part of the body's digest that an inbox keeps.
+    pub fn body_hash(&self) -> [u8; 16] {
+        std::array::from_fn(|at| self.body[at])
+    }
+}
+
 impl std::fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ClientKey(..)")

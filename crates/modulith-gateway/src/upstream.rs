@@ -1,8 +1,9 @@
 //! A service, as the gateway sees it: HTTP ends here and goes on as calls of the transport.
 //!
 //! What is certain is told as such: a service that could not be reached did nothing (503); one that broke off may
-//! have (502). A request is sent twice only when the first time cannot matter: it certainly did not run, or it is
-//! idempotent and has no body. A client is told nothing of the inside: addresses and causes go to the log.
+//! have (502). A request is sent twice only when the first time cannot matter: it certainly did not run, or it is safe
+//! (RFC 9110, 9.2.1) and has no body; and only as far as the service's share of repeats goes. A repeated DELETE would
+//! find nothing left to delete. A client is told nothing of the inside: addresses and causes go to the log.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use modulith_core::{Context, Fault};
-use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, Unknown};
+use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, RepeatBudget, Unknown};
+use parking_lot::Mutex;
 
 use crate::body::{Gathered, arrived};
 use crate::http::Problem;
@@ -46,6 +48,7 @@ struct Service {
     name: String,
     peer: Peer,
     put_head: PutHead,
+    budget: Mutex<RepeatBudget>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -56,7 +59,8 @@ impl std::fmt::Debug for Upstream {
 
 impl Upstream {
     pub fn new(name: impl Into<String>, peer: Peer, put_head: PutHead) -> Self {
-        Self(Arc::new(Service { name: name.into(), peer, put_head }))
+        let budget = Mutex::new(RepeatBudget::new(Instant::now()));
+        Self(Arc::new(Service { name: name.into(), peer, put_head, budget }))
     }
 
     pub fn name(&self) -> &str {
@@ -109,7 +113,8 @@ impl Service {
             }
         };
         let is_streamed = body.is_some();
-        let may_run_twice = is_idempotent(&head.method) && content.is_empty();
+        let may_run_twice = head.method.is_safe() && content.is_empty();
+        self.budget.lock().earn();
         let mut payload = Vec::with_capacity(HEAD_BYTES + content.bytes_within());
         (self.put_head)(context, &mut payload).map_err(|fault| {
             tracing::error!(request_id = %context.request_id, service = self.name, %fault, "request not sent");
@@ -138,7 +143,8 @@ impl Service {
                 CallFault::NotRun(why) => matches!(why, NotRun::Unreachable(_)),
                 CallFault::Unknown(why) => may_run_twice && *why == Unknown::ConnectionLost,
             };
-            if !again || is_streamed || attempt == ATTEMPTS_MAX {
+            let again = again && !is_streamed && attempt < ATTEMPTS_MAX;
+            if !again || !self.budget.lock().spend(Instant::now()) {
                 return Err(problem(fault, may_have_run, &head.method));
             }
             may_have_run |= matches!(fault, CallFault::Unknown(_));
@@ -189,8 +195,4 @@ fn broken(method: &Method) -> Problem {
         true => Problem::new(StatusCode::BAD_GATEWAY, "answer-broken", "The answer broke off"),
         false => Problem::outcome_unknown(StatusCode::BAD_GATEWAY),
     }
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }

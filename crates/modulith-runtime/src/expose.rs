@@ -212,7 +212,7 @@ async fn run(hosted: &Arc<Hosted>, found: Found, raw: Raw) -> Result<Told, Probl
             let (key, bytes) = raw.keyed()?;
             let keyed = Keyed {
                 key: client_step_key(&key, contract, method),
-                hash: key.body[..16].try_into().expect("16 bytes of 32"),
+                hash: key.body_hash(),
                 kept_ms: CLIENT_KEYS_KEPT_MS,
             };
             let (deadline, request) = (context.deadline_or_default(), read(&bytes)?);

@@ -188,7 +188,8 @@ impl Host {
         })?;
         remember(data, topology, &model)?;
         let keys = Keys::load_or_create(data)?;
-        let callers = expose::callers(topology, data)?;
+        // In a split it is the gateway that lets them in.
+        let callers = if topology.is_monolith() { expose::callers(topology, data)? } else { Vec::new() };
         let trust = trust(app.name, topology, name)?;
 
         let (mut hosted_modules, plans) = sort_out(modules, &section.modules);
@@ -243,7 +244,7 @@ impl Host {
             metrics: metrics.clone(),
         });
 
-        let externals = Externals::new(topology, data, process_keys.clone())?;
+        let externals = Externals::new(topology, &needs, data, process_keys.clone())?;
         let (walks, background) = (TaskTracker::new(), TaskTracker::new());
         let (mut routers, sagas) =
             build_modules(hosted_modules, &hosted, &peers, &externals, &process_keys, &keys, &walks);

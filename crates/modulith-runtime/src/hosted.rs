@@ -297,7 +297,7 @@ impl LocalCalls for LocalLink {
                 let keyed = inbox::Keyed {
                     key: client_step_key(key, name, served.name),
                     request: request.as_ref(),
-                    hash: key.body[..16].try_into().expect("16 bytes of 32"),
+                    hash: key.body_hash(),
                     known: Known::ToOthers,
                     expires_at: Some(session.now_ms() + CLIENT_KEYS_KEPT_MS),
                 };

@@ -90,7 +90,8 @@ pub(crate) async fn service(
         .await
         .map_err(|error| StartError::Listen { address: address.to_string(), error })?
         .for_users(&topology.trust.unix_uids);
-    if let Some(trust) = host.trust.clone().filter(|_| topology.is_over_tls(section)) {
+    let is_tcp = matches!(address, modulith_transport::Address::Tcp(_));
+    if let Some(trust) = host.trust.clone().filter(|_| is_tcp && topology.is_over_tls(section)) {
         listener = listener.over_tls(trust);
     }
     let health = host.health();
@@ -119,7 +120,7 @@ pub(crate) async fn service(
         listener,
         host.hello.clone(),
         host.admit.clone(),
-        modulith_transport::Limits::default(),
+        modulith_transport::Limits { drain_max: topology.gateway.drain(), ..Default::default() },
         host.answers.clone(),
         Some(http),
         connections.clone(),

@@ -174,6 +174,12 @@ impl Connection {
         })
     }
 
+    /// More waits to be written than callers were allowed to add: the other side has caused it, and does not read.
+    pub(crate) fn is_swamped(&self) -> bool {
+        self.state.lock().out.waiting() / 2
+            > self.limits.write_buffer_bytes_max.max(self.limits.payload_bytes_max)
+    }
+
     /// Takes no new calls from now on.
     pub(crate) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);

@@ -119,7 +119,9 @@ fn ending_of(outcome: &Result<Answer, CallFault>) -> Ending {
     match outcome {
         Ok(_) => Ending::Good,
         Err(CallFault::Unknown(_) | CallFault::NotRun(NotRun::Deadline)) => Ending::Bad,
-        Err(CallFault::NotRun(NotRun::Rejected(_) | NotRun::QueueFull)) => Ending::Overloaded,
+        Err(CallFault::NotRun(NotRun::QueueFull)) => Ending::Overloaded,
+        // Without a time to come back it is not for want of room that it declines.
+        Err(CallFault::NotRun(NotRun::Rejected(why))) if why.retry_after_ms.is_some() => Ending::Overloaded,
         // Without a connection, the attempts to make one are the probe.
         Err(CallFault::NotRun(_)) => Ending::Neutral,
     }
@@ -294,7 +296,7 @@ impl Peer {
 
     /// Whether a call would find a connection now.
     pub fn is_connected(&self) -> bool {
-        self.inner.replicas.all().iter().any(|replica| replica.connection().is_some())
+        self.inner.replicas.all().iter().any(|replica| replica.usable().is_some())
     }
 
     /// Waits until there is a connection, through failed and refused attempts, until the deadline.

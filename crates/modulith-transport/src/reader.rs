@@ -112,6 +112,9 @@ impl Reader {
                 Poll::Ready(Err(failed)) => error = Some(failed.into()),
             }
         }
+        if error.is_none() && self.connection.is_swamped() {
+            error = Some(ConnectionError::Malformed("it makes this side write and does not read"));
+        }
         // Answers that arrived before the end still count.
         let broken = self.complete(cx, answers).err();
         if let Some(error) = broken.or(error) {

@@ -24,7 +24,7 @@ pub(crate) type Picked = (Arc<Replica>, Arc<Connection>);
 pub(crate) struct Replicas {
     now: ArcSwap<Vec<Arc<Replica>>>,
     /// The host names among the addresses, and why the last look-up of each failed; a name that was never looked up
-    /// has `None`. Its lock is held while the set changes.
+    /// has [`LookUp::UnderWay`]. Its lock is held while the set changes.
     names: Mutex<Vec<(String, LookUp)>>,
 }
 

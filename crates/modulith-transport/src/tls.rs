@@ -104,7 +104,9 @@ impl Session {
         }
         // rustls takes 64 KiB at most.
         let taken = self.tls.writer().write(bytes)?;
-        if !self.flush(socket)?
+        // Part of it may have left even if this fails, so the failure is not told here, where it would mean that nothing was
+        // taken: the reader meets it at its next flush.
+        if !matches!(self.flush(socket), Ok(true))
             && let Some(reader) = &self.reader
         {
             reader.wake_by_ref();

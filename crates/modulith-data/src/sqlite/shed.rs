@@ -86,8 +86,13 @@ impl Shedding {
     ) {
         let time = now.saturating_duration_since(began);
         self.batch = towards(self.batch, time);
-        if is_full && let Ok(pieces @ 1..) = u32::try_from(pieces) {
-            self.piece = towards(self.piece, time / pieces);
+        if let Ok(pieces @ 1..) = u32::try_from(pieces) {
+            let share = time / pieces;
+            // Of a batch that is not full it is more than the true share, which is worth knowing where it is less than what
+            // was thought: while new work is refused batches stay small, and what a slow moment taught would stay too.
+            if is_full || share < self.piece {
+                self.piece = towards(self.piece, share);
+            }
         }
         // On a slow disk work waits for the batch before its own, without any queue.
         let target = self.target.max(self.batch * 2);
@@ -160,6 +165,25 @@ mod tests {
         assert!(shedding.is_standing());
         batches(&mut shedding, &mut now, 1, 10 * MS);
         assert_eq!((shedding.is_standing(), shedding.admit(now, 8000, None)), (false, Ok(())));
+    }
+
+    #[test]
+    fn what_a_slow_moment_taught_is_forgotten_by_small_batches() {
+        let mut now = Instant::now();
+        let mut shedding = shedding();
+        for _ in 0..50 {
+            shedding.committed(now, now + 1000 * MS, 500, true, 5000 * MS);
+            now += 1000 * MS;
+        }
+        assert!(shedding.admit(now, 1200, None).is_err(), "a piece takes 2 ms");
+        // Well again, and small since so much is refused; something always is, so that it does not end by itself.
+        for _ in 0..200 {
+            shedding.committed(now, now + 5 * MS, 25, false, 4 * MS);
+            now += 5 * MS;
+            let _ = shedding.admit(now, 100_000, None);
+        }
+        assert!(shedding.is_standing());
+        assert_eq!(shedding.admit(now, 200, None), Ok(()), "a piece takes a fifth of a millisecond");
     }
 
     #[test]

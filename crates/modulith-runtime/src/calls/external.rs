@@ -2,26 +2,27 @@
 //!
 //! They are asked as `POST {url}/call/{contract}/{method}`, in the words in which this application is asked by others.
 //! What they say is taken at its word only as far as it does no harm: a refusal has to name a `code`, "certainly not
-//! done" is what RFC 9110 means by 503 and 429, and everything that is not understood may have run.
+//! done" has to be said as we say it, and everything that is not understood may have run.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::response::Parts;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use modulith_core::{
-    BoxFuture, CallFault, Context, JsonCodec, Kind, NotRun, NotRunReason, Outcome, RefusalRecord, RemoteCall,
-    RemoteCalls, StepKey, Trace, Unknown, UnknownReason,
+    BoxFuture, CallFault, Context, ContractModel, JsonCodec, Kind, NotRun, NotRunReason, Outcome,
+    RefusalRecord, RemoteCall, RemoteCalls, StepKey, Trace, Unknown, UnknownReason,
 };
 use modulith_gateway::http::IDEMPOTENCY_KEY;
 use modulith_gateway::{AccessToken, CALL, KeyError, REQUEST_TIMEOUT_MS};
-use modulith_transport::{Circuit, Ending, Priority};
+use modulith_transport::{Circuit, Ending, Priority, RepeatBudget};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -29,10 +30,9 @@ use tracing::Instrument;
 
 use super::link::repeated;
 use super::peers::fault_of;
-use super::tokens::Tokens;
 use crate::hosted::{ProcessKeys, client_step_key};
 use crate::spans;
-use crate::topology::Topology;
+use crate::topology::{ExternalSection, Topology};
 
 /// Connecting to an external service.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -60,18 +60,26 @@ struct External {
     http: Client<HttpConnector, Full<Bytes>>,
     in_flight: Semaphore,
     circuit: Circuit,
-    tokens: Mutex<Tokens>,
+    budget: Mutex<RepeatBudget>,
 }
 
 impl Externals {
-    /// Reads their tokens; connects to none.
+    /// Those that serve one of `needed`. Reads their tokens; connects to none.
     ///
     /// # Errors
     ///
     /// A token that cannot be read, by its file.
-    pub(crate) fn new(topology: &Topology, data: &Path, keys: Arc<ProcessKeys>) -> Result<Self, KeyError> {
+    pub(crate) fn new(
+        topology: &Topology,
+        needed: &[ContractModel],
+        data: &Path,
+        keys: Arc<ProcessKeys>,
+    ) -> Result<Self, KeyError> {
         let mut services = Vec::new();
-        for section in &topology.externals {
+        let serves = |section: &&ExternalSection| {
+            needed.iter().any(|need| section.contracts.iter().any(|served| served == need.name))
+        };
+        for section in topology.externals.iter().filter(serves) {
             let token = section.token_file.as_ref().map(|file| AccessToken::load(&data.join(file)));
             let authorization = token.transpose()?.map(|token| {
                 let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))
@@ -95,7 +103,7 @@ impl Externals {
                 http,
                 in_flight: Semaphore::new(IN_FLIGHT_MAX),
                 circuit: Circuit::new(Arc::default()),
-                tokens: Mutex::new(Tokens::new(Instant::now())),
+                budget: Mutex::new(RepeatBudget::new(Instant::now())),
             }));
         }
         Ok(Self { services, keys })
@@ -134,8 +142,8 @@ impl RemoteCalls for ExternalLink {
             };
             let body = Bytes::from((call.json.write_request)(&call.request).map_err(NotRun::from)?);
             let (service, call, context, body) = (&self.service, &call, &context, &body);
-            service.tokens.lock().earn();
-            let spend = || service.tokens.lock().spend(Instant::now());
+            service.budget.lock().earn();
+            let spend = || service.budget.lock().spend(Instant::now());
             let attempt = || service.guarded(call, context, key, body.clone(), deadline);
             repeated(call.kind, &context.repeats, deadline, spend, || (), attempt).await
         };
@@ -216,16 +224,23 @@ impl External {
                 };
                 self.unknown(reason, error.to_string())
             })?;
-            Ok::<_, CallFault>((parts.status, body.to_bytes()))
+            Ok::<_, CallFault>((parts, body.to_bytes()))
         };
-        let (status, body) = tokio::time::timeout_at(deadline.into(), exchange)
+        let (parts, body) = tokio::time::timeout_at(deadline.into(), exchange)
             .await
             .map_err(|_late| self.unknown(UnknownReason::Deadline, "no answer in time"))??;
-        self.told(&call.json, status, &body)
+        self.told(call.kind, &call.json, &parts, &body)
     }
 
     /// What an answer means.
-    fn told(&self, json: &JsonCodec, status: StatusCode, body: &[u8]) -> Result<Outcome, CallFault> {
+    fn told(
+        &self,
+        asked: Kind,
+        json: &JsonCodec,
+        Parts { status, headers, .. }: &Parts,
+        body: &[u8],
+    ) -> Result<Outcome, CallFault> {
+        let status = *status;
         if status.is_success() {
             let answer = (json.read_answer)(body);
             return answer
@@ -241,7 +256,16 @@ impl External {
         let said = format!("it answered {} {kind}", status.as_u16());
         Err(match (status.as_u16(), kind) {
             (_, "outcome-unknown") => self.unknown(UnknownReason::Provider, said).into(),
-            (503 | 429, _) => self.not_run(NotRunReason::Overloaded, said).into(),
+            // A proxy says 503 also of what it has passed on, so of what must not happen twice only a service's own word
+            // counts.
+            (503, kind)
+                if asked == Kind::Effect && !["overloaded", "service-unavailable"].contains(&kind) =>
+            {
+                self.unknown(UnknownReason::Provider, said).into()
+            }
+            (503 | 429, _) => {
+                self.not_run(NotRunReason::Overloaded, said).retry_after_ms(retry_after_ms(headers)).into()
+            }
             (504, "deadline-exceeded") => self.not_run(NotRunReason::Deadline, said).into(),
             (504, _) => self.unknown(UnknownReason::Deadline, said).into(),
             (409, "still-running") => self.not_run(NotRunReason::Running, said).into(),
@@ -266,7 +290,17 @@ impl External {
 /// Names that RFC 9457 has taken, and ours: a refusal's field of such a name has an underscore behind it.
 const TAKEN: [&str; 6] = ["type", "title", "status", "detail", "instance", "code"];
 
-/// A problem with a `code` is a refusal, also one of a case that this build does not know.
+/// What is kept of a refusal's text.
+const REFUSAL_TEXT_CHARS_MAX: usize = 1000;
+
+/// `Retry-After` in seconds; a date is as good as nothing here.
+fn retry_after_ms(headers: &HeaderMap) -> Option<u32> {
+    let seconds: u32 = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(seconds.saturating_mul(1000))
+}
+
+/// A problem with a `code` is a refusal; one of a case that this build does not know only with a status that says the
+/// same, since a server's own failure may have a code too.
 fn refused(json: &JsonCodec, status: StatusCode, problem: &Map<String, Value>) -> Option<RefusalRecord> {
     let code = problem.get("code")?.as_str()?;
     let taken = |name: &str| TAKEN.contains(&name);
@@ -277,10 +311,14 @@ fn refused(json: &JsonCodec, status: StatusCode, problem: &Map<String, Value>) -
     if let Some(record) = (json.read_refusal)(code, &fields.collect()) {
         return Some(record);
     }
+    if !status.is_client_error() {
+        return None;
+    }
     let text = |name| problem.get(name).and_then(Value::as_str);
+    let text = text("detail").or(text("title")).unwrap_or(code);
     Some(RefusalRecord {
         code: code.to_owned(),
-        text: text("detail").or(text("title")).unwrap_or(code).to_owned(),
+        text: text.chars().take(REFUSAL_TEXT_CHARS_MAX).collect(),
         status: status.as_u16(),
         body: Vec::new(),
     })

@@ -1,7 +1,7 @@
 //! A client's calls to a module of another process, and their repeats.
 //!
 //! Repeats what is idempotent, and only for the outermost caller: within the deadline, the repeats of its request
-//! ([`Context::repeats`]) and the peer's share (`tokens.rs`). What a saga asks does not come here; its walk repeats.
+//! ([`Context::repeats`]) and the peer's share ([`RepeatBudget`](modulith_transport::RepeatBudget)). What a saga asks does not come here; its walk repeats.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,7 +117,7 @@ impl RemoteLink {
             (Kind::Query | Kind::Effect, _) => None,
             (Kind::Command, Some(key)) => Some(Keyed {
                 key: client_step_key(key, call.contract, call.method),
-                hash: key.body[..16].try_into().expect("16 bytes of 32"),
+                hash: key.body_hash(),
                 kept_ms: CLIENT_KEYS_KEPT_MS,
             }),
             (Kind::Command, None) => Some(Keyed {

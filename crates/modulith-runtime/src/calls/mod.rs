@@ -10,7 +10,6 @@ mod fixtures;
 mod hello;
 mod link;
 mod peers;
-mod tokens;
 mod wire;
 
 pub(crate) use answers::Answers;

@@ -5,25 +5,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use modulith_core::{CallFault, NotRun, NotRunReason, Unknown, UnknownReason};
-use modulith_transport::{Peer, Priority};
+use modulith_transport::{Peer, Priority, RepeatBudget};
 use parking_lot::Mutex;
 
-use super::tokens::Tokens;
 use super::wire::Told;
 
 /// The other services that this one calls.
 pub(crate) struct Peers {
     services: Vec<(String, Peer)>,
     /// The repeats that each of them may get.
-    tokens: Vec<Mutex<Tokens>>,
+    budgets: Vec<Mutex<RepeatBudget>>,
     /// By contract: the position of the service that serves it.
     of_contract: BTreeMap<&'static str, usize>,
 }
 
 impl Peers {
     pub(crate) fn new(services: Vec<(String, Peer)>, of_contract: BTreeMap<&'static str, usize>) -> Self {
-        let tokens = services.iter().map(|_| Mutex::new(Tokens::new(Instant::now()))).collect();
-        Self { services, tokens, of_contract }
+        let budgets = services.iter().map(|_| Mutex::new(RepeatBudget::new(Instant::now()))).collect();
+        Self { services, budgets, of_contract }
     }
 
     pub(crate) fn of(&self, contract: &str) -> Option<usize> {
@@ -59,12 +58,12 @@ impl Peers {
 
     /// A call is made for the first time.
     pub(super) fn earn(&self, service: usize) {
-        self.tokens[service].lock().earn();
+        self.budgets[service].lock().earn();
     }
 
     /// Whether a call may be repeated now; if so, its share is spent.
     pub(super) fn spend(&self, service: usize) -> bool {
-        self.tokens[service].lock().spend(Instant::now())
+        self.budgets[service].lock().spend(Instant::now())
     }
 
     /// Asks once. `Told::NotRun` and `Told::Unknown` come back as faults.

@@ -36,7 +36,7 @@ pub(crate) const PATH: &str = "/admin/metrics";
 pub(crate) struct Metrics {
     service: String,
     started: SystemTime,
-    /// In the order of [`Peers`].
+    /// In the order of [`Peers`](crate::calls::Peers).
     pub(crate) peers: Vec<PeerMeters>,
     /// Calls that other services make here.
     pub(crate) answers: Meters,
@@ -197,6 +197,9 @@ impl Hosts {
         text.single(name, "gauge", help, writer.last_wait.as_secs_f64());
         let name = "modulith_writer_refused_total";
         text.single(name, "counter", "Work that was refused a place in the queue.", writer.shed);
+        let name = "modulith_writer_shedding";
+        let help = "Whether new work is refused because the queue stays long.";
+        text.single(name, "gauge", help, u8::from(writer.is_shedding));
         let name = "modulith_writer_late_total";
         text.single(
             name,

@@ -54,16 +54,19 @@ impl Default for TrustSection {
 }
 
 impl Topology {
-    /// Whether other processes reach this service over mutual TLS.
+    /// Whether other processes reach this service over mutual TLS: as soon as one of the places where it listens, or
+    /// where callers find it, is beyond loopback.
     pub fn is_over_tls(&self, service: &ServiceSection) -> bool {
-        let Some(Address::Tcp(host_port)) = &service.listen else {
-            return false;
-        };
+        let places = service.listen.iter().chain(&service.addresses);
+        let mut ports = places.filter_map(|place| match place {
+            Address::Tcp(host_port) => Some(host_port),
+            Address::Unix(_) => None,
+        });
         match self.trust.tls {
             // One process has nobody to talk to.
             _ if self.is_monolith() => false,
-            Tls::BeyondLoopback => !is_loopback(host_port),
-            Tls::Always => true,
+            Tls::BeyondLoopback => ports.any(|host_port| !is_loopback(host_port)),
+            Tls::Always => ports.next().is_some(),
             Tls::Never => false,
         }
     }

@@ -18,24 +18,24 @@ const SAVED_MAX: u64 = 10 * PER_SECOND;
 const PARTS: u64 = 1000;
 
 /// See the module's documentation.
-pub(super) struct Tokens {
+pub struct RepeatBudget {
     parts: u64,
     at: Instant,
 }
 
-impl Tokens {
+impl RepeatBudget {
     /// A second's worth to begin with.
-    pub(super) fn new(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self { parts: PER_SECOND * PARTS, at: now }
     }
 
     /// A call is made for the first time.
-    pub(super) fn earn(&mut self) {
+    pub fn earn(&mut self) {
         self.parts = (self.parts + PARTS / CALLS_A_REPEAT).min(SAVED_MAX * PARTS);
     }
 
     /// Whether a call may be repeated now.
-    pub(super) fn spend(&mut self, now: Instant) -> bool {
+    pub fn spend(&mut self, now: Instant) -> bool {
         let passed_ms = now.saturating_duration_since(self.at).as_millis().min(u128::from(u32::MAX)) as u64;
         if passed_ms > 0 {
             self.at = now;
@@ -57,14 +57,14 @@ mod tests {
 
     use super::*;
 
-    fn spent(tokens: &mut Tokens, now: Instant) -> u32 {
+    fn spent(tokens: &mut RepeatBudget, now: Instant) -> u32 {
         (0..).take_while(|_| tokens.spend(now)).count() as u32
     }
 
     #[test]
     fn a_tenth_of_the_calls_and_ten_a_second() {
         let mut now = Instant::now();
-        let mut tokens = Tokens::new(now);
+        let mut tokens = RepeatBudget::new(now);
         assert_eq!(spent(&mut tokens, now), 10);
         for _ in 0..500 {
             tokens.earn();
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn no_more_than_a_hundred_are_saved_up() {
         let now = Instant::now();
-        let mut tokens = Tokens::new(now);
+        let mut tokens = RepeatBudget::new(now);
         for _ in 0..1_000_000 {
             tokens.earn();
         }
