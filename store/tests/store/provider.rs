@@ -232,7 +232,7 @@ fn one_request(attempts: &[Attempt], path: &str) -> usize {
     if let Some(first) = attempts.first() {
         assert_eq!(first.path, path);
         assert!(first.idempotency_key.as_deref().is_some_and(|key| !key.is_empty()), "{first:?}");
-        assert!(attempts.iter().all(|attempt| attempt == first), "{attempts:#?}");
+        assert!(attempts.iter().all(|attempt| attempt.request() == first.request()), "{attempts:#?}");
     }
     attempts.len()
 }
@@ -267,13 +267,20 @@ pub(crate) struct Ledger {
     pub(crate) attempts: Vec<Attempt>,
 }
 
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Attempt {
     path: String,
     idempotency_key: Option<String>,
     pub(crate) traceparent: Option<String>,
     pub(crate) tracestate: Option<String>,
     pub(crate) body: String,
+}
+
+impl Attempt {
+    /// What the provider tells requests apart by. The span is the attempt's own.
+    fn request(&self) -> (&str, Option<&str>, &str) {
+        (&self.path, self.idempotency_key.as_deref(), &self.body)
+    }
 }
 
 impl StandIn {
