@@ -261,8 +261,9 @@ impl Host {
         }
         let prefixes = routers.iter().map(|(prefix, _)| &**prefix).chain([metrics::PATH]);
         let http = Arc::new(HttpMeters::new(prefixes).map_err(StartError::Routes)?);
-        let hosts = Hosts { peers: peers.clone(), database: database.clone(), sagas: sagas.clone() };
-        let shown = Shown { metrics, http, hosts: Some(hosts) };
+        let hosts = Hosts { database: database.clone(), sagas: sagas.clone() };
+        let called = peers.services().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
+        let shown = Shown { metrics, http, peers: called, hosts: Some(hosts) };
         routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
         let http = Backend::new(routes.clone(), Limits::default());

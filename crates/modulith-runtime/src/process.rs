@@ -262,7 +262,9 @@ pub(crate) async fn gateway(
     let prefixes = routes.iter().map(|(prefix, _)| &**prefix).chain(here.iter().map(|(prefix, _)| *prefix));
     let http = HttpMeters::new(prefixes.chain([metrics::PATH])).map_err(StartError::Routes)?;
     let own = Metrics::new(GATEWAY, &[], []);
-    let shown = Shown { metrics: Arc::new(own), http: Arc::new(http), hosts: None };
+    let upstreams = doors.0.iter().map(|door| &door.upstream);
+    let peers = upstreams.map(|service| (service.name().to_owned(), service.peer().clone())).collect();
+    let shown = Shown { metrics: Arc::new(own), http: Arc::new(http), peers, hosts: None };
     let scrape = {
         let (doors, shown) = (doors.clone(), shown.clone());
         move || {

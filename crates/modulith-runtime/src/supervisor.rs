@@ -1,7 +1,7 @@
 //! Runs a topology of several services: one child process a service, and the gateway.
 //!
-//! All children start at once, in no order. One that ends is started again with back-off, unless it says that
-//! its configuration cannot work. A stop goes to the gateway first, so that no request loses its services. No
+//! All children start at once, in no order. One that ends is started again, with back-off if it failed, unless it
+//! says that its configuration cannot work. A stop goes to the gateway first, so that no request loses its services. No
 //! child outlives this process: each is in a process group of its own that is killed when its future is
 //! dropped, and holds a pipe whose end tells it of a parent that was killed.
 //!

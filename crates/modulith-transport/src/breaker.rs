@@ -196,6 +196,9 @@ impl Breaker {
     /// Refuses so many that about half of what is sent is accepted: with the probability
     /// `(requests - 2 * accepted) / (requests + 1)` of the book, over the window.
     fn holds_back(&mut self, now: Instant) -> bool {
+        if self.window.sum.overloaded == 0 {
+            return false;
+        }
         self.window.turn(now);
         let Counts { good, bad, overloaded, held_back } = self.window.sum;
         let accepted = good + bad;
@@ -228,17 +231,22 @@ struct Window {
     sum: Counts,
     /// The number of the bucket that is filled, since the beginning.
     at: u128,
+    bucket_ends: Instant,
 }
 
 impl Window {
     fn new(window: Duration, now: Instant) -> Self {
         let bucket = (window / BUCKETS as u32).max(Duration::from_millis(1));
         let empty = Counts::default();
-        Self { began: now, bucket, buckets: [empty; BUCKETS], sum: empty, at: 0 }
+        Self { began: now, bucket, buckets: [empty; BUCKETS], sum: empty, at: 0, bucket_ends: now + bucket }
     }
 
     /// Forgets what has left the window.
     fn turn(&mut self, now: Instant) {
+        // Nearly every call finds the bucket of the one before it.
+        if now < self.bucket_ends {
+            return;
+        }
         let at = now.saturating_duration_since(self.began).as_nanos() / self.bucket.as_nanos();
         let passed = at.saturating_sub(self.at).min(BUCKETS as u128);
         for step in 1..=passed {
@@ -252,6 +260,8 @@ impl Window {
             self.buckets = [Counts::default(); BUCKETS];
         }
         self.at = self.at.max(at);
+        let next = u32::try_from(self.at + 1).unwrap_or(u32::MAX);
+        self.bucket_ends = self.began + self.bucket.saturating_mul(next);
     }
 
     fn now(&mut self) -> &mut Counts {

@@ -8,7 +8,14 @@
 //! them in the run queue, writes all their frames together. A payload above 64 KiB and a body are sent by that task
 //! alone, so that no caller is kept writing.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -33,6 +40,8 @@ pub(crate) struct Connection {
     pub(crate) other: Arc<HelloInfo>,
     /// Fires when no new call is taken any more: it drains, or it has ended.
     pub(crate) retired: CancellationToken,
+    /// The same, for whoever looks at each call: a token has a lock.
+    pub(crate) is_retired: AtomicBool,
     pub(crate) write: WriteHalf,
     pub(crate) task: AtomicWaker,
     pub(crate) limits: Arc<Limits>,
@@ -157,6 +166,7 @@ impl Connection {
         Arc::new(Self {
             other,
             retired: CancellationToken::new(),
+            is_retired: AtomicBool::new(false),
             task: AtomicWaker::new(),
             limits,
             write,
@@ -164,15 +174,22 @@ impl Connection {
         })
     }
 
+    /// Takes no new calls from now on.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        self.retired.cancel();
+    }
+
     /// Takes a call for sending, and usually sends it. The body is taken only with the call.
     pub(crate) fn submit(
         &self,
+        now: Instant,
         deadline: Instant,
         priority: Priority,
         payload: &Bytes,
         body: &mut Option<Body>,
     ) -> Result<Submitted<'_>, NotTaken> {
-        let remaining = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let remaining = deadline.saturating_duration_since(now).as_millis();
         let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX).max(1);
         let mut state = self.state.lock();
         if let Some(text) = &state.ended {
@@ -271,7 +288,7 @@ impl Connection {
     /// Takes no new calls, and ends when those that wait have their answers.
     pub(crate) fn drain(&self, reason: &str) {
         self.state.lock().draining.get_or_insert_with(|| reason.to_owned());
-        self.retired.cancel();
+        self.retire();
         self.task.wake();
     }
 
@@ -318,7 +335,7 @@ impl Connection {
             // A receiver that is gone has given up.
             let _ = waiting.answer.send(Err(fault));
         }
-        self.retired.cancel();
+        self.retire();
     }
 
     /// Ends the calls whose deadline has passed. A timer a call would cost as much as the rest of it, so there is one a

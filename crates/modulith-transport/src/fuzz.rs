@@ -202,7 +202,9 @@ async fn calling(bytes: &[u8], introduced: bool) {
                 // In one frame; in parts; and with a body behind it.
                 let size = if call == 1 { payload.len() } else { 4 };
                 let mut body = (call == 2).then(|| Body::new(streamed()));
-                connection.submit(deadline, Priority::Ordinary, &payload.slice(..size), &mut body).ok()
+                connection
+                    .submit(Instant::now(), deadline, Priority::Ordinary, &payload.slice(..size), &mut body)
+                    .ok()
             })
             .collect();
         assert_eq!(calls.len(), 3, "there is room");

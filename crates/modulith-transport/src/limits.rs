@@ -98,8 +98,8 @@ pub struct Limits {
     /// The longest time for which a replica is left out, and the time after which its earlier ones are forgotten.
     /// Default 30 s.
     pub ejection_max: Duration,
-    /// How often a host name is resolved again, besides when a connection is lost (then at most once in
-    /// `back_off_max`). Default 5 s.
+    /// How often a host name is resolved again, besides when a connection is lost and while a successor is awaited (then
+    /// at most once in `back_off_max`). Default 5 s.
     pub resolve_every: Duration,
     /// Addresses of one host name that are connected to; further ones are left alone. Default 64.
     pub replicas_max: usize,

@@ -244,7 +244,7 @@ impl Peer {
 
     async fn send(
         &self,
-        now: Instant,
+        mut now: Instant,
         deadline: Instant,
         priority: Priority,
         payload: &Bytes,
@@ -256,11 +256,15 @@ impl Peer {
         loop {
             let (replica, connection) = match replicas.pick() {
                 Some(picked) => picked,
-                None => self.wait_for_connection(deadline, patience, false).await?,
+                None => {
+                    let picked = self.wait_for_connection(deadline, patience, false).await?;
+                    now = Instant::now();
+                    picked
+                }
             };
             let mut outcome = {
                 let _place = Place::take(&replica.in_flight);
-                match connection.submit(deadline, priority, payload, &mut body) {
+                match connection.submit(now, deadline, priority, payload, &mut body) {
                     Ok(submitted) => submitted.outcome().await,
                     Err(NotTaken::Full) => Err(NotRun::QueueFull.into()),
                     Err(NotTaken::Ended(text)) => Err(NotRun::Unreachable(text).into()),
@@ -275,8 +279,11 @@ impl Peer {
             // A body that was handed over cannot be sent again.
             let is_left = did_not_run
                 && has_body == body.is_some()
-                && (connection.retired.is_cancelled() || connection.is_over());
-            if !is_left || Instant::now() >= patience {
+                && (connection.is_retired.load(Ordering::Acquire) || connection.is_over());
+            if is_left {
+                now = Instant::now();
+            }
+            if !is_left || now >= patience {
                 replicas.ended(&replica, ending_of(&outcome), settings);
                 return outcome;
             }

@@ -296,7 +296,7 @@ impl Reader {
                     state.announced |= text == frame::DRAINING;
                     state.draining = Some(text);
                     drop(state);
-                    connection.retired.cancel();
+                    connection.retire();
                 }
                 Kind::Challenge | Kind::Hello | Kind::Refused | Kind::Call | Kind::Cancel | Kind::Void => {
                     return Err(ConnectionError::Malformed("a frame that has no place here"));

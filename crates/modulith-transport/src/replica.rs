@@ -31,6 +31,8 @@ pub(crate) struct Replica {
     pub(crate) ejection: Mutex<Ejection>,
     /// Fires when the name no longer leads here: no new calls, those that run are finished.
     pub(crate) leave: CancellationToken,
+    /// It said that it goes, and until then its successor is worth waiting for.
+    awaited_until: Mutex<Option<Instant>>,
     state: Mutex<State>,
     /// Why there was no connection, until there is one again.
     fault: Mutex<Option<NotRun>>,
@@ -43,11 +45,7 @@ pub(crate) enum State {
     Up(Arc<Connection>),
     /// The last attempt failed or the connection was lost. The next attempt comes after the back-off, and nobody
     /// waits for its end: where packets are dropped without a word, that is seconds away.
-    Down {
-        fault: NotRun,
-        /// It said that it goes, and until then its successor is worth waiting for.
-        awaited_until: Option<Instant>,
-    },
+    Down(NotRun),
 }
 
 /// What is to be seen of one replica, for telemetry.
@@ -78,13 +76,15 @@ pub(crate) struct Settings {
 }
 
 impl Replica {
-    pub(crate) fn new(address: Address, name: Option<String>) -> Self {
+    /// `awaited_until`: it succeeds one that is awaited, and may not listen yet.
+    pub(crate) fn new(address: Address, name: Option<String>, awaited_until: Option<Instant>) -> Self {
         Self {
             address,
             name,
             in_flight: Arc::default(),
             ejection: Mutex::default(),
             leave: CancellationToken::new(),
+            awaited_until: Mutex::new(awaited_until),
             state: Mutex::new(State::Connecting),
             fault: Mutex::new(None),
         }
@@ -94,16 +94,20 @@ impl Replica {
         self.state.lock().clone()
     }
 
+    pub(crate) fn awaited_until(&self) -> Option<Instant> {
+        *self.awaited_until.lock()
+    }
+
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
         match &*self.state.lock() {
             State::Up(connection) => Some(Arc::clone(connection)),
-            State::Connecting | State::Down { .. } => None,
+            State::Connecting | State::Down(_) => None,
         }
     }
 
     /// The connection, if it takes new calls.
     pub(crate) fn usable(&self) -> Option<Arc<Connection>> {
-        self.connection().filter(|connection| !connection.retired.is_cancelled())
+        self.connection().filter(|connection| !connection.is_retired.load(Ordering::Acquire))
     }
 
     /// What went wrong last, if nothing has gone right since.
@@ -124,7 +128,7 @@ impl Replica {
         match &state {
             State::Connecting => {}
             State::Up(_) => *self.fault.lock() = None,
-            State::Down { fault, .. } => *self.fault.lock() = Some(fault.clone()),
+            State::Down(fault) => *self.fault.lock() = Some(fault.clone()),
         }
         *self.state.lock() = state;
         settings.changed.send_replace(());
@@ -144,13 +148,12 @@ impl Replica {
             }
         }
         let fault = NotRun::Unreachable("this peer was dropped".to_owned());
-        self.set(State::Down { fault, awaited_until: None }, &settings);
+        self.set(State::Down(fault), &settings);
     }
 
     async fn connect_for_ever(&self, settings: &Settings) {
         let limits = &settings.limits;
         let mut back_off = BackOff::new(limits);
-        let mut awaited_until = None;
         loop {
             match self.connect(settings).await {
                 Ok(reader) => {
@@ -163,7 +166,7 @@ impl Replica {
                     settings.lost.notify_waiters();
                     let (text, announced) = connection.retirement();
                     tracing::debug!(address = %self.address, reason = %text, "connection retired");
-                    awaited_until = announced.then(|| Instant::now() + limits.drain_wait_max);
+                    *self.awaited_until.lock() = announced.then(|| Instant::now() + limits.drain_wait_max);
                     let fault = NotRun::Unreachable(text);
                     // A connection that ends as soon as it is made says that the other side is not well.
                     if since.elapsed() >= limits.back_off_max {
@@ -175,23 +178,25 @@ impl Replica {
                             continue;
                         }
                     } else {
-                        self.set(State::Down { fault, awaited_until }, settings);
+                        self.set(State::Down(fault), settings);
                     }
                 }
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "no connection");
                     if error.is_draining() {
-                        awaited_until.get_or_insert_with(|| Instant::now() + limits.drain_wait_max);
+                        let until = Instant::now() + limits.drain_wait_max;
+                        self.awaited_until.lock().get_or_insert(until);
                     }
                     let text = format!("{}: {error}", self.address);
                     let fault =
                         if error.is_refusal() { NotRun::Refused(text) } else { NotRun::Unreachable(text) };
-                    self.set(State::Down { fault, awaited_until }, settings);
+                    self.set(State::Down(fault), settings);
                 }
             }
-            if awaited_until.is_some_and(|until| Instant::now() < until) {
-                // Callers wait for the successor, so it is looked for at the shortest interval.
+            if self.awaited_until().is_some_and(|until| Instant::now() < until) {
+                // Callers wait for the successor, so it is looked for at the shortest interval, also elsewhere.
                 back_off.reset();
+                settings.lost.notify_waiters();
             }
             tokio::time::sleep(back_off.next()).await;
         }

@@ -49,7 +49,7 @@ impl Replicas {
         for address in addresses {
             match names::name_in(&address) {
                 Some(name) => named.push((name.to_owned(), LookUp::UnderWay)),
-                None => fixed.push(Arc::new(Replica::new(address, None))),
+                None => fixed.push(Arc::new(Replica::new(address, None, None))),
             }
         }
         Self { now: ArcSwap::from_pointee(fixed), names: Mutex::new(named) }
@@ -96,10 +96,12 @@ impl Replicas {
         let is_known = |address: &Address| {
             stay.iter().any(|replica: &Arc<Replica>| is_of_name(replica) && replica.address == *address)
         };
+        // Whoever takes the place of one that said that it goes may have an address before it listens.
+        let awaited_until = gone.iter().filter_map(|replica| replica.awaited_until()).max();
         let new: Vec<_> = found
             .iter()
             .filter(|address| !is_known(address))
-            .map(|address| Arc::new(Replica::new(address.clone(), Some(name.to_owned()))))
+            .map(|address| Arc::new(Replica::new(address.clone(), Some(name.to_owned()), awaited_until)))
             .collect();
         if !new.is_empty() || !gone.is_empty() {
             tracing::debug!(name, joined = new.len(), left = gone.len(), "a name leads elsewhere");
@@ -169,7 +171,7 @@ impl Replicas {
         for replica in self.now.load().iter() {
             match replica.state() {
                 State::Connecting | State::Up(_) => return Prospect::UnderWay,
-                State::Down { awaited_until, .. } => latest = latest.max(awaited_until),
+                State::Down(_) => latest = latest.max(replica.awaited_until()),
             }
         }
         if self.names.lock().iter().any(|(_, look_up)| matches!(look_up, LookUp::UnderWay)) {

@@ -82,8 +82,8 @@ impl Callers {
 
 /// Serves one connection, from its preface to its end.
 ///
-/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, those
-/// that run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends
+/// When `shutdown` fires, the caller is told to send no new calls; those that still arrive are rejected, unless a body
+/// follows them, since their caller cannot send it again; those that run are finished, and their bodies with them, for up to [`Limits::drain_max`], and the connection ends
 /// when the caller, having all its answers, closes it. So no call is lost. Dropping this future ends the
 /// connection at once and drops its calls.
 ///

@@ -324,7 +324,8 @@ impl Serving {
         // A call is in flight from the first part of its payload to the last piece of its answer.
         let calls = self.running.load(Ordering::Relaxed) + self.receiving.payloads() + self.sending.len();
         let held = self.payload_bytes + self.receiving.payload_bytes();
-        let reason = if self.draining.is_some() {
+        // Its caller sends it to another, unless a body follows, which it no longer has. Those are few: it is told.
+        let reason = if self.draining.is_some() && !is_streamed {
             frame::DRAINING
         } else if calls >= limits.in_flight_for(priority) {
             "too many calls of this caller in flight"

@@ -414,6 +414,39 @@ async fn a_name_is_as_many_replicas_as_it_has_addresses_and_follows_them() {
 }
 
 #[tokio::test]
+async fn a_successor_with_another_address_is_found_and_waited_for_until_it_listens() {
+    let served = Served::start(&tcp(), Limits::default(), echo()).await;
+    let names = Names::default();
+    names.lead_to(&[&served]);
+    let limits = Limits {
+        // Only what is awaited is looked for so soon.
+        resolve_every: Duration::from_secs(60 * 60),
+        back_off_max: Duration::from_millis(10),
+        drain_wait_max: Duration::from_secs(20),
+        ..Limits::default()
+    };
+    let address: Address = "products.internal:7001".parse().expect("an address");
+    let peer = Peer::resolved_by(names.resolve(), vec![address], hello("caller"), anybody(), limits);
+    assert!(call(&peer).await.is_ok());
+    names.asked().await;
+    went(served, &peer).await;
+    // At the loss, and when nobody was there: the name leads where it did.
+    names.asked().await;
+    names.asked().await;
+    let later = bound(&tcp()).await.address().expect("a bound address");
+    let at = later.to_string();
+    *names.leads_to.lock().expect("no panic") = vec![at.parse().expect("a port")];
+    let waiting = tokio::spawn({
+        let peer = peer.clone();
+        async move { call(&peer).await }
+    });
+    until(|| peer.last_error().is_some_and(|error| error.contains(&at))).await;
+    assert!(!waiting.is_finished());
+    let _successor = Served::start(&later, Limits::default(), echo()).await;
+    assert_eq!(in_time(waiting).await.expect("no panic"), Ok(Bytes::from_static(b"work")));
+}
+
+#[tokio::test]
 async fn a_name_that_leads_nowhere_is_named() {
     let names = Names::default();
     names.fails.store(true, Ordering::SeqCst);

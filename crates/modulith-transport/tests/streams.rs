@@ -445,6 +445,22 @@ async fn a_drain_waits_for_bodies_and_not_for_ever() {
 }
 
 #[tokio::test]
+async fn a_call_with_a_body_that_was_sent_before_the_drain_was_heard_of_is_answered() {
+    let mut served = Served::start(&tcp(), Limits::default(), mirror()).await;
+    let peer = peer(&served.address);
+    in_time(peer.connected(soon())).await.expect("a server");
+    let sent = pattern(0, 2 * BODY_WINDOW_BYTES);
+    // Both happen before the server's word can be read. Nobody comes after it.
+    served.shutdown.cancel();
+    let opened = peer.open(soon(), Priority::Ordinary, Bytes::new(), Some(pieces(&sent, 10_000)));
+    let body = in_time(opened).await.expect("an answer").body.expect("a body");
+    assert!(read_all(body).await.expect("a clean end") == sent);
+    while let Err(error) = served.next_end().await {
+        assert!(matches!(error, ConnectionError::NotAdmitted(_)), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_move_is_broken_off() {
     let hasty = Limits { body_idle_max: Duration::from_millis(100), ..Limits::default() };
     // Whichever side is impatient: nothing is sent, or nothing is read.
@@ -523,7 +539,7 @@ async fn limits_are_named_on_both_sides() {
     let first = open(&caller, Some(body)).await.expect("an answer");
     let (gone, body) = watched();
     let fault = open(&caller, Some(body)).await.expect_err("one too many");
-    assert_eq!(fault, CallFault::NotRun(NotRun::Rejected(Rejection::new("too many bodies"))));
+    assert_eq!(fault, CallFault::NotRun(NotRun::Rejected(Rejection::retry_after("too many bodies", 50))));
     is_dropped(gone).await;
     drop(first);
 

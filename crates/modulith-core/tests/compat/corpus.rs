@@ -97,12 +97,14 @@ struct Pair(u32, u8);
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct UnitStruct;
 
+/// Makes a value: encoded, and as JSON.
+type Write = Box<dyn Fn(&mut Random) -> (Vec<u8>, Value)>;
+
 /// One type.
 struct Entry {
     name: &'static str,
     method: MethodModel,
-    /// A value, encoded, and as JSON.
-    write: Box<dyn Fn(&mut Random) -> (Vec<u8>, Value)>,
+    write: Write,
     read: fn(&[u8]) -> Result<Value, String>,
 }
 

@@ -20,12 +20,12 @@ use axum::routing::get;
 use modulith_core::ContractModel;
 use modulith_data::sqlite::Database;
 use modulith_gateway::http::finish;
+use modulith_transport::{BreakerState, Peer, ReplicaSnapshot, Snapshot};
 
 pub(crate) use http::{HttpMeters, Metered};
 pub(crate) use meter::{CallMeter, ContractMeters, Counter, Ended, Meters};
 pub(crate) use text::merged;
 
-use crate::calls::Peers;
 use crate::sagas::Driven;
 use text::{Labels, Text};
 
@@ -77,6 +77,8 @@ pub(crate) struct Shown {
     pub(crate) metrics: Arc<Metrics>,
     /// Of a process that answers requests from outside, and of one that does so for its gateway.
     pub(crate) http: Arc<HttpMeters>,
+    /// The services that are called.
+    pub(crate) peers: Vec<(String, Peer)>,
     /// Absent in a gateway.
     pub(crate) hosts: Option<Hosts>,
 }
@@ -84,7 +86,6 @@ pub(crate) struct Shown {
 /// What a process that hosts modules has beside its counters.
 #[derive(Clone)]
 pub(crate) struct Hosts {
-    pub(crate) peers: Arc<Peers>,
     pub(crate) database: Arc<Database>,
     pub(crate) sagas: Vec<Driven>,
 }
@@ -97,13 +98,60 @@ impl Shown {
         text.sample("modulith_build_info", &labels, 1);
         process::write(&mut text, self.metrics.started);
         self.http.write(&mut text);
+        self.peers(&mut text);
         if let Some(hosts) = &self.hosts {
             self.calls(&mut text);
-            hosts.peers(&mut text);
             hosts.writer(&mut text);
             hosts.sagas(&mut text);
         }
         text.finish()
+    }
+
+    fn peers(&self, text: &mut Text<'_>) {
+        let seen: Vec<_> = self.peers.iter().map(|(name, peer)| (&**name, peer.snapshot())).collect();
+        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Snapshot) -> u64| {
+            text.family(name, kind, help);
+            for (peer, snapshot) in &seen {
+                text.sample(name, &[("peer", peer)], value(snapshot));
+            }
+        };
+        let replicas = |snapshot: &Snapshot, is: fn(&ReplicaSnapshot) -> bool| {
+            snapshot.replicas.iter().filter(|replica| is(replica)).count() as u64
+        };
+        family(
+            "modulith_calls_in_flight",
+            "gauge",
+            "Calls sent to another service that are not answered, and those that wait for a connection.",
+            &|snapshot| snapshot.in_flight as u64,
+        );
+        family(
+            "modulith_peer_replicas_connected",
+            "gauge",
+            "Replicas of another service that are connected.",
+            &|snapshot| replicas(snapshot, |replica| replica.is_connected),
+        );
+        family(
+            "modulith_peer_replicas_ejected",
+            "gauge",
+            "Replicas of another service that are left out because calls to them failed.",
+            &|snapshot| replicas(snapshot, |replica| replica.is_ejected),
+        );
+        family(
+            "modulith_breaker_state",
+            "gauge",
+            "The breaker of another service: 0 closed, 1 half-open, 2 open.",
+            &|snapshot| match snapshot.breaker {
+                BreakerState::Closed => 0,
+                BreakerState::HalfOpen => 1,
+                BreakerState::Open => 2,
+            },
+        );
+        family(
+            "modulith_breaker_opened_total",
+            "counter",
+            "Times that the breaker of another service has opened.",
+            &|snapshot| snapshot.breaker_opened,
+        );
     }
 
     fn calls(&self, text: &mut Text<'_>) {
@@ -136,19 +184,6 @@ impl Shown {
 }
 
 impl Hosts {
-    fn peers(&self, text: &mut Text<'_>) {
-        let name = "modulith_calls_in_flight";
-        text.family(name, "gauge", "Calls sent to another service that are not answered.");
-        for (name_of, peer) in self.peers.services() {
-            text.sample(name, &[("peer", name_of)], peer.in_flight());
-        }
-        let name = "modulith_peer_replicas_connected";
-        text.family(name, "gauge", "Replicas of another service that are connected.");
-        for (name_of, peer) in self.peers.services() {
-            text.sample(name, &[("peer", name_of)], peer.replicas().len());
-        }
-    }
-
     fn writer(&self, text: &mut Text<'_>) {
         let writer = self.database.writer();
         let name = "modulith_writer_queue_length";
@@ -157,6 +192,18 @@ impl Hosts {
         text.single(name, "counter", "Batches of work, each committed with one sync.", writer.batches);
         let name = "modulith_writer_work_total";
         text.single(name, "counter", "Pieces of work in these batches.", writer.work);
+        let name = "modulith_writer_queue_seconds";
+        let help = "How long the youngest work of the last batch had waited.";
+        text.single(name, "gauge", help, writer.last_wait.as_secs_f64());
+        let name = "modulith_writer_refused_total";
+        text.single(name, "counter", "Work that was refused a place in the queue.", writer.shed);
+        let name = "modulith_writer_late_total";
+        text.single(
+            name,
+            "counter",
+            "Work that was dropped unstarted, too late or no longer waited for.",
+            writer.late,
+        );
     }
 
     /// Read from the table of sagas at each scrape. A database that cannot be read shows none.

@@ -117,6 +117,10 @@ impl State {
                 Act::Note(index, "cannot run with this configuration; everything is stopped".to_owned());
             return [vec![note], self.begin_stop(1, now)].concat();
         }
+        if ended == Ended::Code(0) {
+            // Somebody has told it to stop and it did: a service that is replaced is awaited, so it must not come late.
+            self.children[index].failures = 0;
+        }
         self.rest(index, &ended.to_string(), now)
     }
 
@@ -276,6 +280,19 @@ mod tests {
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(pause(&mut state, now + LIFE_SOUND), 100, "a sound life is forgiven");
         assert_eq!(back_off(0, 0), 50 * MS, "jitter takes up to a half");
+    }
+
+    #[test]
+    fn a_child_that_was_told_to_stop_by_somebody_else_is_soon_back() {
+        let mut now = Instant::now();
+        let mut state = running(now);
+        for _ in 0..8 {
+            state.ended(0, Ended::Code(0), now);
+            let until = state.next_wake().unwrap();
+            assert_eq!(until.duration_since(now), BACK_OFF_MIN);
+            assert_eq!(state.wake(until), [Act::Start(0)]);
+            now = until;
+        }
     }
 
     #[test]

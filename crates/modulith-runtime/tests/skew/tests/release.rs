@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
-use modulith_test::{Http, Request, Response, until};
+use modulith_test::{Http, Request, Response, child_of, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -19,8 +18,14 @@ const OTHER: &str = env!("CARGO_BIN_EXE_other");
 
 /// As in the library of this crate.
 const PIECES: i64 = modulith_skew::PIECES;
+/// Clients of a [`Load`].
+const CLIENTS: u64 = 32;
+/// Answers between one replacement and the next; some of those who call then wait for a successor.
+const MORE: u64 = 200;
+/// The name of a process that is the supervisor of all services.
+const ALL: &str = "all";
 
-/// One process of one build.
+/// One process of one build, or a supervisor of all.
 struct Service {
     name: &'static str,
     child: Child,
@@ -32,8 +37,11 @@ impl Service {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let log = data.join(format!("{name}-{}.log", STARTED.fetch_add(1, Relaxed)));
         let topology = concat!(env!("CARGO_MANIFEST_DIR"), "/split.toml");
+        let service = if name == ALL { &[][..] } else { &["--service", name] };
         let child = Command::new(build)
-            .args(["run", "--topology", topology, "--service", name, "--listen", "127.0.0.1:0", "--data"])
+            .args(["run", "--topology", topology])
+            .args(service)
+            .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .env("MODULITH_LOG", "info")
             .env("MODULITH_CONTROL", "1")
@@ -59,10 +67,12 @@ impl Service {
 
     /// Stops it as an orchestrator does, and waits for its end.
     fn stop(mut self) {
-        let process = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
-        kill_process(process, Signal::TERM).expect("runs");
+        // Waiting closes it, which tells a supervisor to stop as well: then the signal could be its second.
+        let stdin = self.child.stdin.take();
+        terminate(self.child.id());
         let status = self.child.wait().expect("ends");
         assert!(status.success(), "{} ended with {status}: {}", self.name, self.said());
+        drop(stdin);
         let mut rest = String::new();
         let _ = self.child.stdout.as_mut().expect("piped").read_to_string(&mut rest);
     }
@@ -73,6 +83,11 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn terminate(process: u32) {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(process, Signal::TERM).expect("runs");
 }
 
 /// A gateway and two services, each of any build.
@@ -183,81 +198,108 @@ async fn an_incompatible_callee_is_refused_by_contract_method_and_field() {
     assert_eq!(refused.status, 503, "{}", refused.json);
 }
 
-/// How long a caller asks again when it is told that nothing was done, or under its key that it is not known.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn answered(http: &Http, request: impl Fn() -> Request, again: &AtomicU64) -> Result<(), String> {
-    let begun = Instant::now();
-    loop {
-        let failure = match http.send(request()).await {
-            Ok(answer) if answer.status == 200 => return Ok(()),
-            Ok(answer) => format!("{} {}", answer.status, answer.json),
-            Err(error) => format!("{error:#}"),
-        };
-        if begun.elapsed() > PATIENCE {
-            return Err(failure);
-        }
-        again.fetch_add(1, Relaxed);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Clients that call without a pause, each request once.
+struct Load {
+    stop: Arc<AtomicBool>,
+    taken: Arc<AtomicU64>,
+    /// Each gives what failed.
+    clients: Vec<tokio::task::JoinHandle<Vec<String>>>,
 }
 
-/// Both services are replaced by the other build, one after the other and back, while callers go on calling.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_release_under_load_loses_no_call() {
-    let mut shop = Shop::open(OLDER, OLDER);
-    shop.ready().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (taken, again) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let callers: Vec<_> = (0..4)
-        .map(|caller| {
-            let (http, stop, taken, again) = (shop.http.clone(), stop.clone(), taken.clone(), again.clone());
+impl Load {
+    fn start(http: &Http) -> Self {
+        let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let clients = (0..CLIENTS).map(|client| {
+            let (http, stop, taken) = (http.clone(), stop.clone(), taken.clone());
             tokio::spawn(async move {
                 let mut failures = Vec::new();
                 for turn in 0_u64.. {
                     if stop.load(Relaxed) {
                         break;
                     }
-                    let key = format!("key-{caller}-{turn}");
-                    let take = || Request::post("/front/take", &json!("apple")).key(&key);
-                    match answered(&http, take, &again).await {
+                    let key = format!("key-{client}-{turn}");
+                    let take = Request::post("/front/take", &json!("apple")).key(&key);
+                    match sent(&http, take).await {
                         Ok(()) => drop(taken.fetch_add(1, Relaxed)),
-                        Err(failure) => failures.push(failure),
+                        Err(failure) => failures.push(format!("take: {failure}")),
                     }
-                    let show = || Request::get("/front/level/apple");
-                    failures.extend(answered(&http, show, &again).await.err());
+                    let show = sent(&http, Request::get("/front/level/apple")).await;
+                    failures.extend(show.err().map(|failure| format!("level: {failure}")));
                 }
                 failures
             })
-        })
-        .collect();
+        });
+        Self { clients: clients.collect(), stop, taken }
+    }
+
+    /// Waits until as many more were answered.
+    async fn answered(&self, more: u64) {
+        let before = self.taken.load(Relaxed);
+        until("calls", async || (self.taken.load(Relaxed) >= before + more).then_some(())).await;
+    }
+
+    /// None has failed; each was done, and none twice.
+    async fn end(self, http: &Http) {
+        self.stop.store(true, Relaxed);
+        let mut failures = Vec::new();
+        for client in self.clients {
+            failures.extend(client.await.expect("does not panic"));
+        }
+        let taken = self.taken.load(Relaxed);
+        println!("{taken} taken, {} failed", failures.len());
+        assert_eq!(failures, Vec::<String>::new());
+        let level = http.send(Request::get("/front/level/apple")).await.expect("an answer").json;
+        assert_eq!(level["pieces"], json!(PIECES - i64::try_from(taken).expect("few")), "{level}");
+    }
+}
+
+/// Sends it once; whatever is not a success is a failure.
+async fn sent(http: &Http, request: Request) -> Result<(), String> {
+    match http.send(request).await {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        Ok(answer) => Err(format!("{} {}", answer.status, answer.json)),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// Both services are replaced by the other build, one after the other and back, while clients call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_release_under_load_fails_no_call() {
+    let mut shop = Shop::open(OLDER, OLDER);
+    shop.ready().await;
+    let load = Load::start(&shop.http);
     for (name, build) in
         [("stock", NEWER), ("front", NEWER), ("stock", OLDER), ("front", OLDER), ("stock", NEWER)]
     {
-        let before = taken.load(Relaxed);
-        until("calls before a service is replaced", async || {
-            (taken.load(Relaxed) > before + 20).then_some(())
-        })
-        .await;
+        load.answered(MORE).await;
         shop = tokio::task::spawn_blocking(move || {
             shop.replace(name, build);
             shop
         })
         .await
         .expect("is replaced");
-        let before = taken.load(Relaxed);
-        until("calls after it was replaced", async || (taken.load(Relaxed) > before + 20).then_some(()))
-            .await;
     }
-    stop.store(true, Relaxed);
-    let mut failures = Vec::new();
-    for caller in callers {
-        failures.extend(caller.await.expect("does not panic"));
+    load.answered(MORE).await;
+    load.end(&shop.http).await;
+}
+
+/// An operator stops one process after the other, and their supervisor starts them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_one_service_after_the_other_by_their_supervisor_fails_no_call() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut supervisor = Service::start(data.path(), OLDER, ALL);
+    let http = Http::new(&supervisor.ready(), "");
+    let load = Load::start(&http);
+    for name in ["stock", "front", "stock", "front"] {
+        load.answered(MORE).await;
+        let before = child_of(supervisor.child.id(), name).expect("runs");
+        terminate(before);
+        until("the next life of a service", async || {
+            child_of(supervisor.child.id(), name).filter(|now| *now != before)
+        })
+        .await;
     }
-    assert_eq!(failures, Vec::<String>::new());
-    let taken = taken.load(Relaxed);
-    println!("{taken} taken, {} asked again", again.load(Relaxed));
-    // Each was done, and none twice.
-    let level = shop.level("apple").await.json;
-    assert_eq!(level["pieces"], json!(PIECES - i64::try_from(taken).expect("few")), "{level}");
+    load.answered(MORE).await;
+    load.end(&http).await;
+    tokio::task::spawn_blocking(|| supervisor.stop()).await.expect("ends");
 }
