@@ -27,7 +27,7 @@ pub(crate) struct Buyer {
     token: String,
     next: Arc<AtomicUsize>,
     acknowledged: Arc<AtomicUsize>,
-    /// What each key was told for certain, if anything.
+    /// What each key was told for certain, if anything: an order, or null for none.
     told: Arc<Mutex<BTreeMap<String, Option<Value>>>>,
 }
 
@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     /// 0: the connection was lost.
     pub(crate) status: u16,
     pub(crate) says_when_to_come_again: bool,
+    /// An order, or word that this key never has one: its saga was given up.
+    pub(crate) is_certain: bool,
     pub(crate) took: Duration,
 }
 
@@ -74,7 +76,7 @@ impl Buyer {
     }
 
     /// Orders again and again from [`CALLERS`] places while `meanwhile` goes on, and returns every answer. A key is
-    /// repeated until it is acknowledged, or `meanwhile` is over.
+    /// repeated until its answer is certain, or `meanwhile` is over.
     pub(crate) async fn buys_while<T>(
         &self,
         deadline_ms: u64,
@@ -89,7 +91,7 @@ impl Buyer {
                 loop {
                     let answer = self.attempt(&key, deadline_ms).await;
                     answers.push(answer);
-                    if answer.status == 201 || is_over() {
+                    if answer.is_certain || is_over() {
                         break;
                     }
                 }
@@ -119,15 +121,19 @@ impl Buyer {
         let sent = self.http.send(request.header("request-timeout-ms", &deadline_ms.to_string())).await;
         let took = begun.elapsed();
         let Ok(response) = sent else {
-            return Answer { status: 0, says_when_to_come_again: false, took };
+            return Answer { status: 0, says_when_to_come_again: false, is_certain: false, took };
         };
         let says_when_to_come_again = response.headers.contains_key("retry-after");
         let status = response.status;
+        let is_certain = status == 201 || response.problem() == "aborted";
+        if is_certain {
+            let order = if status == 201 { response.json } else { Value::Null };
+            self.told.lock().await.insert(key.to_owned(), Some(order));
+        }
         if status == 201 {
-            self.told.lock().await.insert(key.to_owned(), Some(response.json));
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        Answer { status, says_when_to_come_again, took }
+        Answer { status, says_when_to_come_again, is_certain, took }
     }
 
     /// Repeats every key without a certain answer until it has one.
@@ -138,8 +144,7 @@ impl Buyer {
         };
         for key in open {
             until(&format!("an order that stands under {key}"), async || {
-                let answer = self.attempt(&key, 10_000).await;
-                (answer.status == 201).then_some(())
+                self.attempt(&key, 10_000).await.is_certain.then_some(())
             })
             .await;
         }
@@ -163,11 +168,9 @@ impl Buyer {
         }
         let told = self.told.lock().await;
         for (key, told) in told.iter() {
-            let there = found.get(key);
-            ensure!(
-                told.is_none() || told.as_ref() == there,
-                "{key} was told {told:?}, and there is {there:?}"
-            );
+            let Some(told) = told else { continue };
+            let there = found.get(key).unwrap_or(&Value::Null);
+            ensure!(told == there, "{key} was told {told}, and there is {there}");
         }
         ensure!(found.keys().all(|key| told.contains_key(key)), "an order that nobody asked for");
         ensure!(report["orders"] == json!(found.len()), "{} orders: {report:#}", found.len());
