@@ -64,8 +64,9 @@ async fn ten_times_too_much_is_refused_and_what_is_taken_is_in_time() -> anyhow:
     let refusals = answers.iter().filter(|answer| answer.status == 503 && !answer.is_certain);
     let silent = refusals.filter(|answer| !answer.says_when_to_come_again).count();
     assert!(silent == 0, "{silent} refusals do not say when to come again");
-    // The deadline begins when the request has arrived, and on two cores the test is one of those who wait.
-    assert!(p99 < Duration::from_millis(DEADLINE_MS) + AT_ONCE / 5, "{p99:?}");
+    // The deadline begins when the request has arrived, and the test waits for the same cores. Whoever waited for all
+    // that is offered would wait ten times as long as it was offered.
+    assert!(p99 < Duration::from_millis(DEADLINE_MS) + AT_ONCE, "{p99:?}");
     assert!(peak_kib < before_kib + GROWTH_KIB_MAX, "{before_kib} KiB before, {peak_kib} KiB at most");
     let orders = buyer.stands(&app).await?;
     ensure!(orders >= buyer.acknowledged(), "{orders} of {} acknowledged", buyer.acknowledged());
