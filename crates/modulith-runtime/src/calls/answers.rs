@@ -1,6 +1,6 @@
 //! Answers the calls of other services.
 //!
-//! Refuses what the caller's modules did not declare as a need, whatever the caller says, and requests from outside by
+//! Refuses what the caller's modules did not declare as a need when it connected, and requests from outside by
 //! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
 //! waited for.
 
