@@ -235,7 +235,7 @@ pub struct NotRun {
     /// For logs, never for clients of the edge.
     pub detail: String,
     /// When a repeat is worth trying, if whoever declined has an opinion.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u32>,
 }
 
