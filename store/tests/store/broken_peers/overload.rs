@@ -1,4 +1,5 @@
-//! Ten times what the store can do: what it takes it answers in time, the rest it refuses, and it does not grow.
+//! Many times what the store can do: it takes a part, refuses the rest, loses nothing and does not grow. It does not show
+//! that what is taken is answered within its deadline: as these callers see it, it is not.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ fn memory_kib(app: &Application) -> anyhow::Result<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_times_too_much_is_refused_and_what_is_taken_is_in_time() -> anyhow::Result<()> {
+async fn too_much_is_refused_and_nothing_is_lost() -> anyhow::Result<()> {
     let (app, buyer) = split().await?;
     let begun = Instant::now();
     let warm_up = async {
@@ -64,8 +65,8 @@ async fn ten_times_too_much_is_refused_and_what_is_taken_is_in_time() -> anyhow:
     let refusals = answers.iter().filter(|answer| answer.status == 503 && !answer.is_certain);
     let silent = refusals.filter(|answer| !answer.says_when_to_come_again).count();
     assert!(silent == 0, "{silent} refusals do not say when to come again");
-    // The deadline begins when the request has arrived, and the test waits for the same cores. Whoever waited for all
-    // that is offered would wait ten times as long as it was offered.
+    // Not the deadline, which callers see exceeded (p99 about 3 s): how much of that is waiting for the same cores before
+    // the request has arrived is not known. It bounds how long anybody waits at all.
     assert!(p99 < Duration::from_millis(DEADLINE_MS) + AT_ONCE, "{p99:?}");
     assert!(peak_kib < before_kib + GROWTH_KIB_MAX, "{before_kib} KiB before, {peak_kib} KiB at most");
     let orders = buyer.stands(&app).await?;
