@@ -46,15 +46,13 @@ pub enum Trace {
 
 /// The context of a request, as the edge makes it: its own id, who asks, until when.
 pub fn context(user: &Arc<str>, request: &str, trace: Trace) -> Context {
-    let context = Context {
+    Context {
         principal: Some(Principal::User(user.clone())),
         deadline: Some(Instant::now() + PATIENCE),
+        trace: match trace {
+            Trace::Absent => None,
+            Trace::SampledOut => Some(modulith::Trace::start(false)),
+        },
         ..Context::background(request)
-    };
-    match trace {
-        Trace::Absent => context,
-        // PLACE OF THE TRACE CONTEXT: `Context` has none yet, so both cases are the same until a parent with the
-        // flag "not sampled" is set here.
-        Trace::SampledOut => context,
     }
 }

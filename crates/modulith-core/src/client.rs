@@ -24,10 +24,9 @@ pub trait ContractClient: Sized + Clone + Send + Sync + 'static {
 
 /// Calls into a module of the same process. Implemented by the runtime.
 pub trait LocalCalls: Send + Sync {
-    /// Runs a query on the caller's thread; `slot` is the method's [`QuerySlot`].
-    fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun>;
-    /// Whether the query has to run on the pool for heavy ones, and its slot be boxed.
-    fn is_heavy(&self, method: usize) -> bool;
+    /// Runs a query on the caller's thread; `slot` is the method's [`QuerySlot`]. A heavy one it leaves as it is.
+    fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<Queried, NotRun>;
+    /// Runs a query on the pool for heavy ones.
     fn heavy_query(&self, method: usize, slot: AnyBox) -> BoxFuture<'_, Result<AnyBox, NotRun>>;
     fn command(
         &self,
@@ -36,6 +35,15 @@ pub trait LocalCalls: Send + Sync {
         key: Option<ClientKey>,
     ) -> BoxFuture<'_, Result<Done, CallFault>>;
     fn effect(&self, method: usize, request: AnyBox) -> BoxFuture<'_, EffectRan>;
+}
+
+/// What became of a query on its caller's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queried {
+    /// It ran, and its slot has the answer.
+    Here,
+    /// It did not: it belongs on the pool for heavy ones, with a boxed slot.
+    IsHeavy,
 }
 
 /// How a local command ended: what ran now, or what the inbox had stored under the key.
@@ -97,11 +105,9 @@ impl Client {
         match &self.link {
             Link::Local(local) => {
                 let mut slot = QuerySlot::<Req, T, E> { request: Some(request), answer: None };
-                if local.is_heavy(token.index) {
+                if local.query(token.index, &mut slot)? == Queried::IsHeavy {
                     let boxed = local.heavy_query(token.index, Box::new(slot)).await?;
                     slot = *boxed.downcast().map_err(|_| unreadable("a query's slot changed its type"))?;
-                } else {
-                    local.query(token.index, &mut slot)?;
                 }
                 match slot.answer {
                     Some(Ok(answer)) => Ok(answer),

@@ -71,7 +71,12 @@ impl Context {
 
     /// The context of the running task, or a background context outside of any.
     pub fn current() -> Self {
-        CURRENT.try_with(Clone::clone).unwrap_or_else(|_| Self::background(""))
+        Self::with(Clone::clone)
+    }
+
+    /// Looks at the context of the running task, or at a background context outside of any, without a clone of it.
+    pub fn with<T>(look: impl Fn(&Self) -> T) -> T {
+        CURRENT.try_with(&look).unwrap_or_else(|_| look(&Self::background("")))
     }
 
     /// Whether the running task's deadline has passed: work that has not begun is then not begun.

@@ -23,7 +23,8 @@ mod tx;
 mod value;
 
 pub use client::{
-    Client, ContractClient, Done, LocalCalls, RemoteCall, RemoteCalls, SagaCalls, SagaClient, SagaEnd,
+    Client, ContractClient, Done, LocalCalls, Queried, RemoteCall, RemoteCalls, SagaCalls, SagaClient,
+    SagaEnd,
 };
 pub use context::{Context, Principal};
 pub use contract::{

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use modulith_core::{Context, Fault};
 use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, RepeatBudget, Unknown};
-use parking_lot::Mutex;
 
 use crate::body::{Gathered, arrived};
 use crate::http::Problem;
@@ -48,7 +47,7 @@ struct Service {
     name: String,
     peer: Peer,
     put_head: PutHead,
-    budget: Mutex<RepeatBudget>,
+    budget: RepeatBudget,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -59,7 +58,7 @@ impl std::fmt::Debug for Upstream {
 
 impl Upstream {
     pub fn new(name: impl Into<String>, peer: Peer, put_head: PutHead) -> Self {
-        let budget = Mutex::new(RepeatBudget::new(Instant::now()));
+        let budget = RepeatBudget::new(Instant::now());
         Self(Arc::new(Service { name: name.into(), peer, put_head, budget }))
     }
 
@@ -114,7 +113,7 @@ impl Service {
         };
         let is_streamed = body.is_some();
         let may_run_twice = head.method.is_safe() && content.is_empty();
-        self.budget.lock().earn();
+        self.budget.earn();
         let mut payload = Vec::with_capacity(HEAD_BYTES + content.bytes_within());
         (self.put_head)(context, &mut payload).map_err(|fault| {
             tracing::error!(request_id = %context.request_id, service = self.name, %fault, "request not sent");
@@ -144,7 +143,7 @@ impl Service {
                 CallFault::Unknown(why) => may_run_twice && *why == Unknown::ConnectionLost,
             };
             let again = again && !is_streamed && attempt < ATTEMPTS_MAX;
-            if !again || !self.budget.lock().spend(Instant::now()) {
+            if !again || !self.budget.spend(Instant::now()) {
                 return Err(problem(fault, may_have_run, &head.method));
             }
             may_have_run |= matches!(fault, CallFault::Unknown(_));

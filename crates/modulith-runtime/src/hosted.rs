@@ -9,7 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Direction, Done, EffectRan, Handler, LocalCalls,
-    NotRun, NotRunReason, Origin, Outcome, Ran, ServedMethod, StepKey, Unknown, UnknownReason, crash_point,
+    NotRun, NotRunReason, Origin, Outcome, Queried, Ran, ServedMethod, StepKey, Unknown, UnknownReason,
+    crash_point,
 };
 use modulith_data::inbox::{self, CommandEnd, Known};
 use modulith_data::participant::{Participant, effect_of};
@@ -245,10 +246,8 @@ impl LocalLink {
     fn contract_name(&self) -> &'static str {
         self.module.contracts[self.contract].contract.name
     }
-}
 
-impl LocalCalls for LocalLink {
-    fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
+    fn query_here(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
         if Context::is_late() {
             return Err(too_late());
         }
@@ -259,9 +258,14 @@ impl LocalCalls for LocalLink {
         unpanicked(|| self.hosted.database.read(&self.module.name, |db| run.run(db, slot)))?
             .map_err(NotRun::from)
     }
+}
 
-    fn is_heavy(&self, method: usize) -> bool {
-        matches!(self.method(method).handler, Handler::Query { heavy: true, .. })
+impl LocalCalls for LocalLink {
+    fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<Queried, NotRun> {
+        match &self.method(method).handler {
+            Handler::Query { heavy: true, .. } => Ok(Queried::IsHeavy),
+            _ => self.query_here(method, slot).map(|()| Queried::Here),
+        }
     }
 
     fn heavy_query(&self, method: usize, mut slot: AnyBox) -> BoxFuture<'_, Result<AnyBox, NotRun>> {
@@ -269,7 +273,7 @@ impl LocalCalls for LocalLink {
             return Box::pin(std::future::ready(Err(too_late())));
         }
         let link = Self { hosted: self.hosted.clone(), module: self.module.clone(), contract: self.contract };
-        let work = move || link.query(method, slot.as_mut()).map(|()| slot);
+        let work = move || link.query_here(method, slot.as_mut()).map(|()| slot);
         Box::pin(async move {
             tokio::task::spawn_blocking(work)
                 .await

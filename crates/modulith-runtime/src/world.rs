@@ -1,5 +1,6 @@
 //! The world of a service's coordinators and participants: its database, its peers, and tokio's clock.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,7 @@ impl World for Surroundings {
             contract: "",
             method: "",
             request_id: &context.request_id,
-            principal: context.principal.clone(),
+            principal: context.principal.as_ref().map(Cow::Borrowed),
             keyed: None,
             trace: context.trace.clone(),
         };

@@ -3,10 +3,11 @@
 //! Owns the waiting callers, the outgoing bytes, and the knowledge of which bytes were handed to the socket,
 //! which is what separates *not run* from *unknown*. It refuses new calls once the other side drains.
 //!
-//! A lone caller writes its frame itself, at once, which saves a task switch. When one read has completed several
-//! callers, they are about to call again: then they only append, and the connection's task, which goes behind
-//! them in the run queue, writes all their frames together. A payload above 64 KiB and a body are sent by that task
-//! alone, so that no caller is kept writing.
+//! A lone caller writes its frame itself, at once, which saves a task switch. Where several call, a system call for
+//! each frame would be most of what a call costs: they only append, and the connection's task, which goes behind
+//! them in the run queue, writes all their frames together. That is so while others wait for their answers, and when one
+//! read has completed several callers, who are about to call again. A payload above 64 KiB and a body are sent by that
+//! task alone, so that no caller is kept writing.
 
 use std::{
     io,
@@ -55,8 +56,7 @@ pub(crate) struct State {
     pub(crate) out: Outgoing,
     /// What goes out in turns, behind `out`.
     pub(crate) sending: Sending,
-    /// Several callers were woken together; the connection's task writes for them.
-    pub(crate) burst: bool,
+    pub(crate) gathering: Gathering,
     /// When the connection's task next looks for calls whose deadline has passed; not behind the first of them.
     pub(crate) look_at: Option<Instant>,
     /// The other side drains, for this reason.
@@ -67,6 +67,18 @@ pub(crate) struct State {
     ended: Option<String>,
     /// A caller's own write failed, or the peer was dropped; the connection's task ends it.
     pub(crate) failed: Option<ConnectionError>,
+}
+
+/// Whether callers' frames are gathered for the connection's task to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Gathering {
+    /// Callers write.
+    #[default]
+    No,
+    /// A caller that is not alone has appended and woken the task, which may run at once: before the others.
+    Begun,
+    /// The task has gone to the end of the run queue, and writes when its turn comes.
+    Queued,
 }
 
 #[derive(Default)]
@@ -133,7 +145,11 @@ impl State {
     }
 
     pub(crate) fn nobody_waits(&self) -> bool {
-        self.free.len() == self.slots.len()
+        self.waiting_callers() == 0
+    }
+
+    fn waiting_callers(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 }
 
@@ -238,8 +254,14 @@ impl Connection {
             self.task.wake();
         } else {
             frame::put_call(&mut state.out.pending, id, priority, 0, remaining_ms, payload);
-            if !state.burst {
-                self.flush(state);
+            if state.gathering == Gathering::No {
+                if state.waiting_callers() == 1 {
+                    self.flush(state);
+                } else {
+                    state.gathering = Gathering::Begun;
+                    drop(state);
+                    self.task.wake();
+                }
             }
         }
         Ok(Submitted { connection: self, id, answer })

@@ -292,11 +292,13 @@ impl Frame {
     }
 
     /// The u32 in front of a body, and the rest.
-    fn number_and_rest(self) -> Result<(u32, Bytes), ConnectionError> {
-        let Some(number) = self.body.first_chunk::<4>() else {
+    fn number_and_rest(mut self) -> Result<(u32, Bytes), ConnectionError> {
+        let Some(number) = self.body.first_chunk::<4>().copied() else {
             return Err(ConnectionError::Malformed("a body is too short for its kind"));
         };
-        Ok((u32::from_le_bytes(*number), self.body.slice(4..)))
+        // Not a slice of it, which would make it a shared one, by an allocation.
+        self.body.advance(4);
+        Ok((u32::from_le_bytes(number), self.body))
     }
 
     /// The remaining milliseconds and the payload of a call.

@@ -72,6 +72,7 @@ mod sending;
 mod serve;
 mod serving;
 mod stream;
+mod tally;
 mod tls;
 mod trust;
 
@@ -90,5 +91,6 @@ pub use repeat_budget::RepeatBudget;
 pub use replica::ReplicaSnapshot;
 pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};
 pub use stream::Stream;
+pub use tally::{Apart, CELLS, Tally, cell};
 pub use tls::TlsStream;
 pub use trust::{CERTIFICATE_WARN, Trust, TrustError, TrustFiles, spiffe_id};

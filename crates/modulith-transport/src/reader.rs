@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     Answer, CallFault, ConnectionError, Limits, NotRun, Unknown,
-    client::{Connection, Outcome},
+    client::{Connection, Gathering, Outcome},
     fault::answer_too_large,
     frame::{self, CHUNK, Frame, Kind, PARTS, STREAMED},
     handshake::Opened,
@@ -349,7 +349,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Gives the answers to those who wait for them, and writes what a burst of callers appended meanwhile.
+    /// Gives the answers to those who wait for them, and writes what callers have appended meanwhile.
     fn complete(
         &mut self,
         cx: &mut Context<'_>,
@@ -357,10 +357,17 @@ impl Reader {
     ) -> Result<(), ConnectionError> {
         let mut state = self.connection.state.lock();
         self.is_sending = !state.sending.is_empty();
-        let was_burst = std::mem::replace(&mut state.burst, answers.len() > 1);
-        let is_burst = state.burst;
+        let gathered = state.gathering;
+        state.gathering = match (answers.len(), gathered) {
+            (0, Gathering::Begun) | (2.., _) => Gathering::Queued,
+            _ => Gathering::No,
+        };
+        if state.gathering == Gathering::Queued {
+            // Behind the callers: a task that wakes itself goes to the end of the queue.
+            cx.waker().wake_by_ref();
+        }
         if answers.is_empty() {
-            if was_burst {
+            if gathered == Gathering::Queued {
                 self.connection.flush(state);
             }
             return Ok(());
@@ -376,7 +383,7 @@ impl Reader {
             }
         }
         let taken: Vec<_> = answers.drain(..).map(|(id, outcome)| (state.take(id), outcome)).collect();
-        if was_burst || !unsent.is_empty() {
+        if gathered != Gathering::No || !unsent.is_empty() {
             self.connection.flush(state);
         } else {
             drop(state);
@@ -387,10 +394,6 @@ impl Reader {
                 // A receiver that is gone has given up.
                 let _ = waiting.answer.send(outcome);
             }
-        }
-        if is_burst {
-            // Behind the callers that were just woken: a task that wakes itself goes to the end of the queue.
-            cx.waker().wake_by_ref();
         }
         if known { Ok(()) } else { Err(NEVER_MADE) }
     }

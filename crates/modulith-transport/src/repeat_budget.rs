@@ -8,6 +8,10 @@
 
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
+use crate::tally::Tally;
+
 /// Calls that earn one repeat: 10, so a tenth of the calls may be repeated.
 const CALLS_A_REPEAT: u64 = 10;
 /// Repeats a second that need not be earned.
@@ -19,31 +23,46 @@ const PARTS: u64 = 1000;
 
 /// See the module's documentation.
 pub struct RepeatBudget {
+    /// Every call adds to it, so it is apart from what only repeats look at.
+    calls: Tally,
+    saved: Mutex<Saved>,
+}
+
+struct Saved {
     parts: u64,
+    /// Up to when, and up to which call, they are added up.
     at: Instant,
+    calls: u64,
 }
 
 impl RepeatBudget {
     /// A second's worth to begin with.
     pub fn new(now: Instant) -> Self {
-        Self { parts: PER_SECOND * PARTS, at: now }
+        let saved = Saved { parts: PER_SECOND * PARTS, at: now, calls: 0 };
+        Self { calls: Tally::default(), saved: Mutex::new(saved) }
     }
 
     /// A call is made for the first time.
-    pub fn earn(&mut self) {
-        self.parts = (self.parts + PARTS / CALLS_A_REPEAT).min(SAVED_MAX * PARTS);
+    pub fn earn(&self) {
+        self.calls.add_one();
     }
 
     /// Whether a call may be repeated now.
-    pub fn spend(&mut self, now: Instant) -> bool {
-        let passed_ms = now.saturating_duration_since(self.at).as_millis().min(u128::from(u32::MAX)) as u64;
+    pub fn spend(&self, now: Instant) -> bool {
+        let calls = self.calls.sum();
+        let mut saved = self.saved.lock();
+        // Another thread may have counted further before it came here.
+        let earned = calls.saturating_sub(saved.calls).saturating_mul(PARTS / CALLS_A_REPEAT);
+        saved.calls = saved.calls.max(calls);
+        let passed_ms = now.saturating_duration_since(saved.at).as_millis().min(u128::from(u32::MAX)) as u64;
         if passed_ms > 0 {
-            self.at = now;
-            self.parts = (self.parts + passed_ms * (PER_SECOND * PARTS / 1000)).min(SAVED_MAX * PARTS);
+            saved.at = now;
         }
-        match self.parts.checked_sub(PARTS) {
+        let parts = saved.parts.saturating_add(earned) + passed_ms * (PER_SECOND * PARTS / 1000);
+        saved.parts = parts.min(SAVED_MAX * PARTS);
+        match saved.parts.checked_sub(PARTS) {
             Some(parts) => {
-                self.parts = parts;
+                saved.parts = parts;
                 true
             }
             None => false,
@@ -57,21 +76,21 @@ mod tests {
 
     use super::*;
 
-    fn spent(tokens: &mut RepeatBudget, now: Instant) -> u32 {
+    fn spent(tokens: &RepeatBudget, now: Instant) -> u32 {
         (0..).take_while(|_| tokens.spend(now)).count() as u32
     }
 
     #[test]
     fn a_tenth_of_the_calls_and_ten_a_second() {
         let mut now = Instant::now();
-        let mut tokens = RepeatBudget::new(now);
-        assert_eq!(spent(&mut tokens, now), 10);
+        let tokens = RepeatBudget::new(now);
+        assert_eq!(spent(&tokens, now), 10);
         for _ in 0..500 {
             tokens.earn();
         }
-        assert_eq!(spent(&mut tokens, now), 50);
+        assert_eq!(spent(&tokens, now), 50);
         now += Duration::from_secs(1);
-        assert_eq!(spent(&mut tokens, now), 10);
+        assert_eq!(spent(&tokens, now), 10);
         // In small steps nothing is lost and nothing gained.
         let steps = (0..1000).filter(|_| {
             now += Duration::from_millis(1);
@@ -83,11 +102,11 @@ mod tests {
     #[test]
     fn no_more_than_a_hundred_are_saved_up() {
         let now = Instant::now();
-        let mut tokens = RepeatBudget::new(now);
+        let tokens = RepeatBudget::new(now);
         for _ in 0..1_000_000 {
             tokens.earn();
         }
-        assert_eq!(spent(&mut tokens, now + Duration::from_secs(1_000_000)), 100);
-        assert_eq!(spent(&mut tokens, now), 0, "a clock that seems to go back earns nothing");
+        assert_eq!(spent(&tokens, now + Duration::from_secs(1_000_000)), 100);
+        assert_eq!(spent(&tokens, now), 0, "a clock that seems to go back earns nothing");
     }
 }

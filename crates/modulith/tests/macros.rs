@@ -7,8 +7,8 @@ use std::time::Duration;
 use modulith::{
     Answer, AnyBox, BoxFuture, CallError, CallFault, Client, ClientKey, Column, Context, ContractClient,
     Direction, Done, EffectRan, Fault, FaultKind, Found, Handler, Kind, LocalCalls, Never, NotRun, Origin,
-    Outcome, Param, ProviderModel, Refusal, RefusalRecord, Served, Snapshot, Statements, StepKey, Tx, Value,
-    contract,
+    Outcome, Param, ProviderModel, Queried, Refusal, RefusalRecord, Served, Snapshot, Statements, StepKey,
+    Tx, Value, contract,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -210,18 +210,19 @@ impl Statements for Counting {
 struct Local(Served);
 
 impl LocalCalls for Local {
-    fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
-        let Handler::Query { run, .. } = &self.0.methods[method].handler else { panic!("not a query") };
-        Ok(run.run(&Snapshot::new(&mut Counting(0), 11), slot)?)
-    }
-
-    fn is_heavy(&self, method: usize) -> bool {
-        matches!(self.0.methods[method].handler, Handler::Query { heavy: true, .. })
+    fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<Queried, NotRun> {
+        let Handler::Query { run, heavy } = &self.0.methods[method].handler else { panic!("not a query") };
+        if *heavy {
+            return Ok(Queried::IsHeavy);
+        }
+        run.run(&Snapshot::new(&mut Counting(0), 11), slot)?;
+        Ok(Queried::Here)
     }
 
     fn heavy_query(&self, method: usize, mut slot: AnyBox) -> BoxFuture<'_, Result<AnyBox, NotRun>> {
+        let Handler::Query { run, .. } = &self.0.methods[method].handler else { panic!("not a query") };
         Box::pin(async move {
-            self.query(method, slot.as_mut())?;
+            run.run(&Snapshot::new(&mut Counting(0), 11), slot.as_mut())?;
             Ok(slot)
         })
     }

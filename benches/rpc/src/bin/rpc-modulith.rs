@@ -36,10 +36,9 @@ fn routes(links: &Links) -> Router {
         let Asked { callers, seconds, warmup_seconds, trace } = asked;
         let load = Load { callers, seconds, warmup_seconds };
         tokio::spawn(async move {
-            let user = Arc::from("somebody");
             let caller = |number| Asking {
                 echo: echo.clone(),
-                user: Arc::clone(&user),
+                user: Arc::from("somebody"),
                 caller: number,
                 calls: 0,
                 trace,

@@ -185,10 +185,9 @@ impl Database {
         query: impl FnOnce(&Snapshot<'_>) -> T,
     ) -> Result<T, NotRun> {
         self.queue.expect_whole()?;
-        reader::with_snapshot(self.number, &self.path, module, |statements| {
+        Ok(reader::with_snapshot(self.number, &self.path, module, |statements| {
             query(&Snapshot::with_clock(statements, crate::clock::now_ms))
-        })
-        .map_err(NotRun::from)
+        }))
     }
 
     /// Finishes what waits in the queue and closes the file. Work pushed from now on is *not run, stopping*.

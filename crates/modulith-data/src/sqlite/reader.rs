@@ -29,8 +29,13 @@ pub(super) fn with_snapshot<T>(
     path: &Path,
     module: Option<&Arc<str>>,
     read: impl FnOnce(&mut dyn Statements) -> T,
-) -> Result<T, Fault> {
-    let reader = READERS.with_borrow_mut(|readers| -> Result<Rc<Reader>, Fault> {
+) -> T {
+    read(&mut Lazy { database, path, module, open: None })
+}
+
+/// This thread's reader of a database, which is opened when it is first asked for.
+fn reader(database: u64, path: &Path) -> Result<Rc<Reader>, Fault> {
+    READERS.with_borrow_mut(|readers| {
         if let Some((_, reader)) = readers.iter().find(|(number, _)| *number == database) {
             return Ok(reader.clone());
         }
@@ -39,11 +44,7 @@ pub(super) fn with_snapshot<T>(
         })?);
         readers.push((database, reader.clone()));
         Ok(reader)
-    })?;
-    let mut rights = Rights::new(&reader.prepared, &reader.guard);
-    rights.act_as(module);
-    let mut snapshot = Lazy { rights, open: false };
-    Ok(read(&mut snapshot))
+    })
 }
 
 fn open(path: &Path) -> rusqlite::Result<Reader> {
@@ -57,19 +58,25 @@ fn open(path: &Path) -> rusqlite::Result<Reader> {
     Ok(Reader { prepared: Prepared::new(connection), guard })
 }
 
-/// Begins at the first statement and ends when it goes out of scope.
-struct Lazy<'c> {
-    rights: Rights<'c>,
-    open: bool,
+/// Begins at the first statement and ends when it goes out of scope. A query that needs no statement costs nothing.
+struct Lazy<'q> {
+    database: u64,
+    path: &'q Path,
+    module: Option<&'q Arc<str>>,
+    open: Option<Rc<Reader>>,
 }
 
 impl Lazy<'_> {
-    fn begin(&mut self) -> Result<(), Fault> {
-        if !self.open {
-            control(self.rights.connection(), "BEGIN")?;
-            self.open = true;
-        }
-        Ok(())
+    fn begin(&mut self) -> Result<&Reader, Fault> {
+        let reader = match self.open.take() {
+            Some(reader) => reader,
+            None => {
+                let reader = reader(self.database, self.path)?;
+                control(reader.prepared.connection(), "BEGIN")?;
+                reader
+            }
+        };
+        Ok(self.open.insert(reader))
     }
 }
 
@@ -92,15 +99,18 @@ impl Statements for Lazy<'_> {
         params: &[Value<'_>],
         each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
-        self.begin()?;
-        self.rights.query(sql, params, each)
+        let module = self.module;
+        let reader = self.begin()?;
+        let mut rights = Rights::new(&reader.prepared, &reader.guard);
+        rights.act_as(module);
+        rights.query(sql, params, each)
     }
 }
 
 impl Drop for Lazy<'_> {
     fn drop(&mut self) {
-        if self.open
-            && let Err(fault) = control(self.rights.connection(), "COMMIT")
+        if let Some(reader) = &self.open
+            && let Err(fault) = control(reader.prepared.connection(), "COMMIT")
         {
             tracing::error!("a read snapshot did not close: {fault}");
         }

@@ -4,6 +4,7 @@
 //! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
 //! waited for.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,7 +37,7 @@ impl Handler for Answers {
         self.handle(&call, body, started).unwrap_or_else(|reason| {
             self.hosted.metrics.answers.unknown().ended(Ended::NotRun, started.elapsed());
             // Certainly not run, and not worth repeating.
-            Handled::Now(told_bytes(&NotRun::new(NotRunReason::Incompatible, reason).into()))
+            Handled::Now(told_bytes(NotRun::new(NotRunReason::Incompatible, reason).into()))
         })
     }
 }
@@ -48,13 +49,15 @@ impl Answers {
         head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
         if head.ask == Ask::Http {
-            return Ok(self.http(head, &request, body, call).unwrap_or_else(|reason| {
-                tracing::warn!(service = call.peer.service, reason, "request refused");
-                Handled::Now(Err(Rejection::new(reason)))
-            }));
+            return Ok(self.http(head, &call.payload.slice_ref(request), body, call).unwrap_or_else(
+                |reason| {
+                    tracing::warn!(service = call.peer.service, reason, "request refused");
+                    Handled::Now(Err(Rejection::new(reason)))
+                },
+            ));
         }
         if head.ask == Ask::Saga {
-            let asked: Asked = decode(&request).map_err(|fault| fault.message)?;
+            let asked: Asked = decode(request).map_err(|fault| fault.message)?;
             self.may_ask(neighbour, &asked).map_err(|contract| undeclared(&call.peer, contract))?;
             let contract = asked.ask.contract().unwrap_or_default();
             let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
@@ -71,16 +74,21 @@ impl Answers {
             Ok(method) => method,
             Err(not_run) => {
                 meters.call(head.contract, head.method).ended(Ended::NotRun, started.elapsed());
-                return Ok(Handled::Now(told_bytes(&not_run.into())));
+                return Ok(Handled::Now(told_bytes(not_run.into())));
             }
         };
         let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
-        let seen = Seen { span, meter: meters.call(head.contract, head.method).clone(), started };
-        let hosted = self.hosted.clone();
+        let meter = meters.call(head.contract, head.method);
+        if head.ask == Ask::Query && !method.is_heavy() {
+            return Ok(Handled::Now(span.in_scope(|| {
+                let told = self.hosted.query(&method, request);
+                count(meter, &span, started, &told);
+                told_bytes(told)
+            })));
+        }
+        let seen = Seen { span, meter: meter.clone(), started };
+        let (hosted, request) = (self.hosted.clone(), call.payload.slice_ref(request));
         Ok(match head.ask {
-            Ask::Query if !method.is_heavy() => {
-                Handled::Now(seen.span.in_scope(|| seen.answered(&self.hosted.query(&method, &request))))
-            }
             Ask::Query => {
                 let deadline = call.deadline;
                 later(seen, async move { hosted.heavy_query(deadline, method, request).await })
@@ -98,7 +106,8 @@ impl Answers {
                 let span = seen.span.clone();
                 let answer = async move {
                     let told = hosted.call_effect(method, request, context).await;
-                    seen.answered(&told).map(Into::into)
+                    seen.count(&told);
+                    told_bytes(told).map(Into::into)
                 };
                 Handled::Later(Box::pin(answer.instrument(span)))
             }
@@ -147,7 +156,7 @@ fn undeclared(peer: &HelloInfo, contract: &str) -> String {
 /// The context of another service's call: its deadline is inherited as what was left of it when it was sent.
 pub(super) fn context(head: Head<'_>, call: &Incoming) -> Context {
     Context {
-        principal: head.principal,
+        principal: head.principal.map(Cow::into_owned),
         deadline: Some(call.deadline),
         // Its caller repeats, if anybody does.
         repeats: Repeats::none(),
@@ -164,14 +173,17 @@ struct Seen {
 }
 
 impl Seen {
-    /// The answer's bytes. The call is counted, and of a sampled one there is a line that ends it.
-    fn answered(&self, told: &Told) -> Result<Bytes, Rejection> {
-        let (ended, took) = (told.ended(), self.started.elapsed());
-        self.meter.ended(ended, took);
-        if !self.span.is_none() {
-            tracing::debug!(outcome = ended.name(), us = took.as_micros() as u64, "answered");
-        }
-        told_bytes(told)
+    fn count(&self, told: &Told) {
+        count(&self.meter, &self.span, self.started, told);
+    }
+}
+
+/// The call is counted, and of a sampled one there is a line that ends it.
+fn count(meter: &CallMeter, span: &Span, started: Instant, told: &Told) {
+    let (ended, took) = (told.ended(), started.elapsed());
+    meter.ended(ended, took);
+    if !span.is_none() {
+        tracing::debug!(outcome = ended.name(), us = took.as_micros() as u64, "answered");
     }
 }
 
@@ -180,19 +192,19 @@ fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Han
     let span = seen.span.clone();
     let answer = async move {
         let told = answer.await;
-        let bytes = seen.answered(&told);
+        seen.count(&told);
         match told {
             // In the transport's own words, so that the caller's side of the connection hears it too.
             Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms }) => {
                 Err(Rejection { reason: detail, retry_after_ms })
             }
-            _ => bytes.map(Into::into),
+            told => told_bytes(told).map(Into::into),
         }
     };
     Handled::Later(Box::pin(answer.instrument(span)))
 }
 
-fn told_bytes(told: &Told) -> Result<Bytes, Rejection> {
+fn told_bytes(told: Told) -> Result<Bytes, Rejection> {
     match told.encode() {
         Ok(bytes) => Ok(bytes),
         // The call may have run, so this cannot be a rejection.

@@ -23,7 +23,6 @@ use modulith_core::{
 use modulith_gateway::http::IDEMPOTENCY_KEY;
 use modulith_gateway::{AccessToken, CALL, KeyError, REQUEST_TIMEOUT_MS};
 use modulith_transport::{Circuit, Ending, Priority, RepeatBudget};
-use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -60,7 +59,7 @@ struct External {
     http: Client<HttpConnector, Full<Bytes>>,
     in_flight: Semaphore,
     circuit: Circuit,
-    budget: Mutex<RepeatBudget>,
+    budget: RepeatBudget,
 }
 
 impl Externals {
@@ -103,7 +102,7 @@ impl Externals {
                 http,
                 in_flight: Semaphore::new(IN_FLIGHT_MAX),
                 circuit: Circuit::new(Arc::default()),
-                budget: Mutex::new(RepeatBudget::new(Instant::now())),
+                budget: RepeatBudget::new(Instant::now()),
             }));
         }
         Ok(Self { services, keys })
@@ -142,10 +141,15 @@ impl RemoteCalls for ExternalLink {
             };
             let body = Bytes::from((call.json.write_request)(&call.request).map_err(NotRun::from)?);
             let (service, call, context, body) = (&self.service, &call, &context, &body);
-            service.budget.lock().earn();
-            let spend = || service.budget.lock().spend(Instant::now());
+            service.budget.earn();
+            let spend = || service.budget.spend(Instant::now());
             let attempt = || service.guarded(call, context, key, body.clone(), deadline);
-            repeated(call.kind, &context.repeats, deadline, spend, || (), attempt).await
+            match attempt().await {
+                Ok(outcome) => Ok(outcome),
+                Err(fault) => {
+                    repeated(call.kind, fault, &context.repeats, deadline, spend, || (), attempt).await
+                }
+            }
         };
         Box::pin(asked.instrument(span))
     }

@@ -4,6 +4,7 @@
 //! present version also has to be what is written now, so a change of the layout shows, and is a new version.
 //! `MODULITH_WRITE_FIXTURES=1` writes the file of the present version if there is none. A file is never written again.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
@@ -47,21 +48,23 @@ fn head(name: &str, head: &Head<'_>) -> Fixture {
         name: name.to_owned(),
         bytes: head.with_body(b"body").expect("short").to_vec(),
         read: |bytes| {
-            let payload = Bytes::copy_from_slice(bytes);
-            let (head, body) = wire::read(&payload)?;
-            Ok(format!("{head:?} {body:?}"))
+            let (head, body) = wire::read(bytes)?;
+            Ok(format!("{head:?} {:?}", Bytes::copy_from_slice(body)))
         },
         value: format!("{head:?} {:?}", Bytes::from_static(b"body")),
         is_exact: true,
     }
 }
 
-fn told(name: &str, told: &Told) -> Fixture {
+fn told(name: &str, told: Told) -> Fixture {
     Fixture {
         name: name.to_owned(),
-        bytes: told.encode().expect("encodes").to_vec(),
-        read: |bytes| Told::decode(bytes).map(|told| format!("{told:?}")).map_err(|fault| fault.message),
         value: format!("{told:?}"),
+        bytes: told.encode().expect("encodes").to_vec(),
+        read: |bytes| {
+            let told = Told::decode(Bytes::copy_from_slice(bytes));
+            told.map(|told| format!("{told:?}")).map_err(|fault| fault.message)
+        },
         is_exact: true,
     }
 }
@@ -116,13 +119,16 @@ fn fixtures() -> Vec<Fixture> {
     let mut fixtures = vec![
         introduction(),
         head("head query", &plain(Ask::Query, "product")),
-        head("head effect", &Head { principal: Some(Principal::Admin), ..plain(Ask::Effect, "charge") }),
+        head(
+            "head effect",
+            &Head { principal: Some(Cow::Owned(Principal::Admin)), ..plain(Ask::Effect, "charge") },
+        ),
         head("head http", &Head { contract: "", method: "", ..plain(Ask::Http, "") }),
         head("head saga", &Head { contract: "", method: "", ..plain(Ask::Saga, "") }),
         head(
             "head command",
             &Head {
-                principal: Some(Principal::User("ann".into())),
+                principal: Some(Cow::Owned(Principal::User("ann".into()))),
                 trace: Some(Trace {
                     id: [3; 16],
                     span: [4; 8],
@@ -133,11 +139,11 @@ fn fixtures() -> Vec<Fixture> {
                 ..plain(Ask::Command, "hold")
             },
         ),
-        told("answer done", &Told::Outcome(Outcome::Done(b"answer".to_vec()))),
-        told("answer refused", &Told::Outcome(Outcome::Refused(record()))),
-        told("answer of a saga", &Told::Saga(SagaTold::Undone)),
-        told("answer not run", &Told::NotRun(not_run.clone())),
-        told("answer unknown", &Told::Unknown(unknown)),
+        told("answer done", Told::Outcome(Outcome::Done(b"answer".to_vec()))),
+        told("answer refused", Told::Outcome(Outcome::Refused(record()))),
+        told("answer of a saga", Told::Saga(SagaTold::Undone)),
+        told("answer not run", Told::NotRun(not_run.clone())),
+        told("answer unknown", Told::Unknown(unknown)),
         stored("key", &key()),
         stored("refusal", &record()),
         stored("outcome done", &Outcome::Done(b"answer".to_vec())),

@@ -3,6 +3,8 @@
 //! Repeats what is idempotent, and only for the outermost caller: within the deadline, the repeats of its request
 //! ([`Context::repeats`]) and the peer's share ([`RepeatBudget`](modulith_transport::RepeatBudget)). What a saga asks does not come here; its walk repeats.
 
+use std::borrow::Cow;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use modulith_core::{
 };
 use modulith_data::inbox::body_hash;
 use modulith_transport::Priority;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::peers::Peers;
 use super::wire::{Ask, Head, Keyed, Told};
@@ -35,25 +37,44 @@ pub(crate) struct RemoteLink {
     pub(crate) meters: Arc<ContractMeters>,
 }
 
+/// What a call takes from the context that it is made in.
+struct Asked {
+    payload: Bytes,
+    deadline: Instant,
+    repeats: Repeats,
+    span: Span,
+}
+
 impl RemoteCalls for RemoteLink {
     fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
-        let mut context = Context::current();
-        context.trace = context.trace.map(Trace::next);
-        let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
-        let (method, started) = (call.method, Instant::now());
+        let (meter, started) = (self.meters.of(call.method), Instant::now());
+        let Asked { payload, deadline, repeats, span } =
+            match Context::with(|c| self.asked(&call, c, started)) {
+                Ok(asked) => asked,
+                Err(not_run) => {
+                    meter.ended(Ended::NotRun, started.elapsed());
+                    return Box::pin(ready(Err(not_run.into())));
+                }
+            };
         let called = async move {
-            let result = self.repeat(call, context).await;
-            self.meters.of(method).ended(Ended::of(&result), started.elapsed());
+            self.peers.earn(self.service);
+            let result = match self.attempt(payload.clone(), deadline).await {
+                Ok(outcome) => Ok(outcome),
+                // Apart, so that a call which needs no repeat has a small future.
+                Err(fault) => Box::pin(self.repeat(call.kind, fault, payload, deadline, repeats)).await,
+            };
+            meter.ended(Ended::of(&result), started.elapsed());
             result
         };
-        Box::pin(called.instrument(span))
+        if span.is_none() { Box::pin(called) } else { Box::pin(called.instrument(span)) }
     }
 }
 
-/// Attempts at one call, until there is an answer or none is to be expected. Of what must not be repeated it is one.
-/// `spend` asks for the peer's share of a repeat; `retried` is told before each.
+/// Attempts at one call behind one that failed, until there is an answer or none is to be expected. Of what must not be
+/// repeated there is none. `spend` asks for the peer's share of a repeat; `retried` is told before each.
 pub(super) async fn repeated<A>(
     kind: Kind,
+    mut fault: CallFault,
     repeats: &Repeats,
     deadline: Instant,
     spend: impl Fn() -> bool,
@@ -67,10 +88,6 @@ where
     // Once an attempt is unknown, a later one that was refused a place says nothing about it.
     let mut unknown: Option<Unknown> = None;
     loop {
-        let fault = match attempt().await {
-            Ok(outcome) => return Ok(outcome),
-            Err(fault) => fault,
-        };
         if let CallFault::Unknown(fault) = &fault {
             unknown.get_or_insert_with(|| fault.clone());
         }
@@ -90,25 +107,43 @@ where
         retried();
         tokio::time::sleep(wait).await;
         pause *= 2;
+        fault = match attempt().await {
+            Ok(outcome) => return Ok(outcome),
+            Err(fault) => fault,
+        };
     }
 }
 
 impl RemoteLink {
-    async fn repeat(&self, call: RemoteCall, context: Context) -> Result<Outcome, CallFault> {
-        let deadline = context.deadline_or_default();
-        let payload = &self.payload(&call, &context)?;
-        self.peers.earn(self.service);
-        let attempt =
-            || async move {
-                match self.peers.send(self.service, payload.clone(), deadline, Priority::Ordinary).await? {
-                    Told::Outcome(outcome) => Ok(outcome),
-                    _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked")
-                        .into()),
-                }
-            };
+    async fn attempt(&self, payload: Bytes, deadline: Instant) -> Result<Outcome, CallFault> {
+        match self.peers.send(self.service, payload, deadline, Priority::Ordinary).await? {
+            Told::Outcome(outcome) => Ok(outcome),
+            _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
+        }
+    }
+
+    async fn repeat(
+        &self,
+        kind: Kind,
+        fault: CallFault,
+        payload: Bytes,
+        deadline: Instant,
+        repeats: Repeats,
+    ) -> Result<Outcome, CallFault> {
         let spend = || self.peers.spend(self.service);
         let retried = || self.metrics.peers[self.service].retries.add(1);
-        repeated(call.kind, &context.repeats, deadline, spend, retried, attempt).await
+        let attempt = || self.attempt(payload.clone(), deadline);
+        repeated(kind, fault, &repeats, deadline, spend, retried, attempt).await
+    }
+
+    fn asked(&self, call: &RemoteCall, context: &Context, now: Instant) -> Result<Asked, NotRun> {
+        let trace = context.trace.clone().map(Trace::next);
+        Ok(Asked {
+            deadline: context.deadline.unwrap_or_else(|| now + Context::DEADLINE_DEFAULT),
+            repeats: context.repeats.clone(),
+            span: spans::call(trace.as_ref(), &context.request_id, call.contract, call.method),
+            payload: self.payload(call, context, trace)?,
+        })
     }
 
     /// Under which key the callee runs it.
@@ -128,7 +163,7 @@ impl RemoteLink {
         }
     }
 
-    fn payload(&self, call: &RemoteCall, context: &Context) -> Result<Bytes, NotRun> {
+    fn payload(&self, call: &RemoteCall, context: &Context, trace: Option<Trace>) -> Result<Bytes, NotRun> {
         let ask = match call.kind {
             Kind::Query => Ask::Query,
             Kind::Command => Ask::Command,
@@ -139,9 +174,9 @@ impl RemoteLink {
             contract: call.contract,
             method: call.method,
             request_id: &context.request_id,
-            principal: context.principal.clone(),
+            principal: context.principal.as_ref().map(Cow::Borrowed),
             keyed: self.keyed(call),
-            trace: context.trace.clone(),
+            trace,
         };
         head.with_body(&call.request).map_err(NotRun::from)
     }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use modulith_core::{CallFault, NotRun, NotRunReason, Unknown, UnknownReason};
 use modulith_transport::{Peer, Priority, RepeatBudget};
-use parking_lot::Mutex;
 
 use super::wire::Told;
 
@@ -14,14 +13,14 @@ use super::wire::Told;
 pub(crate) struct Peers {
     services: Vec<(String, Peer)>,
     /// The repeats that each of them may get.
-    budgets: Vec<Mutex<RepeatBudget>>,
+    budgets: Vec<RepeatBudget>,
     /// By contract: the position of the service that serves it.
     of_contract: BTreeMap<&'static str, usize>,
 }
 
 impl Peers {
     pub(crate) fn new(services: Vec<(String, Peer)>, of_contract: BTreeMap<&'static str, usize>) -> Self {
-        let budgets = services.iter().map(|_| Mutex::new(RepeatBudget::new(Instant::now()))).collect();
+        let budgets = services.iter().map(|_| RepeatBudget::new(Instant::now())).collect();
         Self { services, budgets, of_contract }
     }
 
@@ -58,12 +57,12 @@ impl Peers {
 
     /// A call is made for the first time.
     pub(super) fn earn(&self, service: usize) {
-        self.budgets[service].lock().earn();
+        self.budgets[service].earn();
     }
 
     /// Whether a call may be repeated now; if so, its share is spent.
     pub(super) fn spend(&self, service: usize) -> bool {
-        self.budgets[service].lock().spend(Instant::now())
+        self.budgets[service].spend(Instant::now())
     }
 
     /// Asks once. `Told::NotRun` and `Told::Unknown` come back as faults.
@@ -76,7 +75,7 @@ impl Peers {
     ) -> Result<Told, CallFault> {
         let (name, peer) = &self.services[service];
         let answer = peer.call(deadline, priority, payload).await.map_err(|fault| fault_of(name, fault))?;
-        match Told::decode(&answer) {
+        match Told::decode(answer) {
             Ok(Told::NotRun(not_run)) => Err(not_run.into()),
             Ok(Told::Unknown(unknown)) => Err(unknown.into()),
             Ok(told) => Ok(told),

@@ -11,17 +11,13 @@ use axum::response::Response;
 use modulith_gateway::{RouteProblem, RouteTable};
 use tower::Service;
 
-use super::meter::{Counter, Histogram, OTHER};
+use super::meter::{Meter, OTHER};
 use super::text::Text;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-#[derive(Default)]
-struct RouteMeter {
-    /// By the status' first digit.
-    classes: [Counter; CLASSES.len()],
-    time: Histogram,
-}
+/// By the status' first digit.
+type RouteMeter = Meter<{ CLASSES.len() }>;
 
 /// Requests by prefix.
 pub(crate) struct HttpMeters {
@@ -47,14 +43,14 @@ impl HttpMeters {
         );
         let all = || self.routes.iter().chain([(OTHER, &self.other)]);
         for (route, meter) in all() {
-            for (class, count) in CLASSES.iter().zip(&meter.classes) {
-                text.sample(name, &[("route", route), ("status", class)], count.get());
+            for (class, count) in CLASSES.iter().zip(meter.ends()) {
+                text.sample(name, &[("route", route), ("status", class)], count);
             }
         }
         let name = "modulith_http_request_duration_seconds";
         text.family(name, "histogram", "Time to the head of an answer at the edge.");
         for (route, meter) in all() {
-            text.histogram(name, &[("route", route)], &meter.time);
+            text.histogram(name, &[("route", route)], &meter.times());
         }
     }
 }
@@ -103,10 +99,9 @@ impl<F: Future<Output = Result<Response, Infallible>> + Unpin> Future for Timed<
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Ok(response) = ready!(Pin::new(&mut self.inner).poll(cx));
-        if let Some(class) = self.meter.classes.get(usize::from(response.status().as_u16() / 100) - 1) {
-            class.add(1);
-        }
-        self.meter.time.observe(self.started.elapsed());
+        // What HTTP does not define counts with the errors.
+        let class = usize::from(response.status().as_u16() / 100).min(CLASSES.len()) - 1;
+        self.meter.observe(class, self.started.elapsed());
         Poll::Ready(Ok(response))
     }
 }

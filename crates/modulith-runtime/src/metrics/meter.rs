@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use modulith_core::{CallFault, ContractModel, Outcome};
 use modulith_data::saga::Ask;
+use modulith_transport::{Apart, CELLS, cell};
 
 /// A number that only grows.
 #[derive(Default)]
@@ -25,19 +26,54 @@ impl Counter {
 pub(super) const BOUNDS_US: [u64; 12] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 10_000_000];
 
-/// How long things took. The count is that of the buckets, so that one observation is two additions.
+/// How long things took: how many in each bucket, and all of it together.
 #[derive(Default)]
-pub(crate) struct Histogram {
-    pub(super) buckets: [Counter; BOUNDS_US.len() + 1],
-    pub(super) sum_ns: Counter,
+pub(super) struct Times {
+    pub(super) buckets: [u64; BOUNDS_US.len() + 1],
+    pub(super) sum_ns: u64,
 }
 
-impl Histogram {
-    pub(crate) fn observe(&self, took: Duration) {
+/// What is counted of one kind of work: how often it ended in which of some ways, and how long it took. One observation is
+/// three additions, which each thread makes in a cell of its own.
+pub(crate) struct Meter<const ENDS: usize>([Apart<Cell<ENDS>>; CELLS]);
+
+struct Cell<const ENDS: usize> {
+    ends: [Counter; ENDS],
+    buckets: [Counter; BOUNDS_US.len() + 1],
+    sum_ns: Counter,
+}
+
+impl<const ENDS: usize> Default for Meter<ENDS> {
+    fn default() -> Self {
+        let counter = |_| Counter::default();
+        Self(std::array::from_fn(|_| {
+            Apart(Cell {
+                ends: std::array::from_fn(counter),
+                buckets: std::array::from_fn(counter),
+                sum_ns: Counter::default(),
+            })
+        }))
+    }
+}
+
+impl<const ENDS: usize> Meter<ENDS> {
+    pub(crate) fn observe(&self, end: usize, took: Duration) {
+        let cell = &self.0[cell()].0;
         let us = took.as_micros() as u64;
         let bucket = BOUNDS_US.iter().take_while(|bound| us > **bound).count();
-        self.buckets[bucket].add(1);
-        self.sum_ns.add(took.as_nanos() as u64);
+        cell.ends[end].add(1);
+        cell.buckets[bucket].add(1);
+        cell.sum_ns.add(took.as_nanos() as u64);
+    }
+
+    pub(super) fn ends(&self) -> [u64; ENDS] {
+        std::array::from_fn(|end| self.0.iter().map(|cell| cell.0.ends[end].get()).sum())
+    }
+
+    pub(super) fn times(&self) -> Times {
+        let sum = |of: &dyn Fn(&Cell<ENDS>) -> u64| self.0.iter().map(|cell| of(&cell.0)).sum();
+        let buckets = std::array::from_fn(|at| sum(&|cell| cell.buckets[at].get()));
+        Times { buckets, sum_ns: sum(&|cell| cell.sum_ns.get()) }
     }
 }
 
@@ -73,16 +109,11 @@ impl Ended {
 }
 
 /// Calls of one method.
-#[derive(Default)]
-pub(crate) struct CallMeter {
-    pub(super) outcomes: [Counter; Ended::ALL.len()],
-    pub(super) time: Histogram,
-}
+pub(crate) type CallMeter = Meter<{ Ended::ALL.len() }>;
 
 impl CallMeter {
     pub(crate) fn ended(&self, ended: Ended, took: Duration) {
-        self.outcomes[ended as usize].add(1);
-        self.time.observe(took);
+        self.observe(ended as usize, took);
     }
 }
 
@@ -160,12 +191,13 @@ mod tests {
 
     #[test]
     fn a_time_is_in_the_bucket_whose_bound_it_does_not_pass() {
-        let histogram = Histogram::default();
+        let meter = CallMeter::default();
         for (us, bucket) in [(0, 0), (50, 0), (51, 1), (100, 1), (10_000_000, 11), (10_000_001, 12)] {
-            let before = histogram.buckets[bucket].get();
-            histogram.observe(Duration::from_micros(us));
-            assert_eq!(histogram.buckets[bucket].get(), before + 1, "{us}");
+            let before = meter.times().buckets[bucket];
+            meter.ended(Ended::Refused, Duration::from_micros(us));
+            assert_eq!(meter.times().buckets[bucket], before + 1, "{us}");
         }
-        assert_eq!(histogram.sum_ns.get(), 1_000 * (50 + 51 + 100 + 10_000_000 + 10_000_001));
+        assert_eq!(meter.times().sum_ns, 1_000 * (50 + 51 + 100 + 10_000_000 + 10_000_001));
+        assert_eq!(meter.ends(), [0, 6, 0, 0]);
     }
 }

@@ -245,9 +245,9 @@ type Row<'a> = (Vec<(&'a str, &'a str)>, &'a CallMeter);
 fn outcomes<'a>(text: &mut Text<'_>, name: &str, help: &str, rows: impl Iterator<Item = Row<'a>>) {
     text.family(name, "counter", help);
     for (labels, meter) in rows {
-        for (ended, count) in Ended::ALL.iter().zip(&meter.outcomes) {
+        for (ended, count) in Ended::ALL.iter().zip(meter.ends()) {
             let labels: Labels<'_> = &[&labels[..], &[("outcome", ended.name())]].concat();
-            text.sample(name, labels, count.get());
+            text.sample(name, labels, count);
         }
     }
 }
@@ -255,7 +255,7 @@ fn outcomes<'a>(text: &mut Text<'_>, name: &str, help: &str, rows: impl Iterator
 fn times<'a>(text: &mut Text<'_>, name: &str, help: &str, rows: impl Iterator<Item = Row<'a>>) {
     text.family(name, "histogram", help);
     for (labels, meter) in rows {
-        text.histogram(name, &labels, &meter.time);
+        text.histogram(name, &labels, &meter.times());
     }
 }
 

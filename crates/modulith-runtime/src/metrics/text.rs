@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::meter::{BOUNDS_US, Histogram};
+use super::meter::{BOUNDS_US, Times};
 
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -42,15 +42,15 @@ impl<'a> Text<'a> {
         self.sample(name, &[], value);
     }
 
-    pub(super) fn histogram(&mut self, name: &str, labels: Labels<'_>, histogram: &Histogram) {
+    pub(super) fn histogram(&mut self, name: &str, labels: Labels<'_>, times: &Times) {
         let bucket = format!("{name}_bucket");
         let mut count = 0;
-        for (at, counter) in histogram.buckets.iter().enumerate() {
-            count += counter.get();
+        for (at, in_bucket) in times.buckets.iter().enumerate() {
+            count += in_bucket;
             let bound = BOUNDS_US.get(at).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
             self.sample(&bucket, &[labels, &[("le", &bound)]].concat(), count);
         }
-        self.sample(&format!("{name}_sum"), labels, histogram.sum_ns.get() as f64 / 1e9);
+        self.sample(&format!("{name}_sum"), labels, times.sum_ns as f64 / 1e9);
         // The buckets' own sum, so that count and last bucket are equal while calls go on.
         self.sample(&format!("{name}_count"), labels, count);
     }
@@ -94,6 +94,7 @@ pub(crate) fn merged<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::meter::{CallMeter, Ended};
     use super::*;
 
     #[test]
@@ -118,12 +119,12 @@ mod tests {
 
     #[test]
     fn buckets_are_cumulative() {
-        let histogram = Histogram::default();
+        let meter = CallMeter::default();
         for us in [10, 60, 60, 20_000_000] {
-            histogram.observe(std::time::Duration::from_micros(us));
+            meter.ended(Ended::Done, std::time::Duration::from_micros(us));
         }
         let mut text = Text::new("a");
-        text.histogram("t_seconds", &[("m", "x")], &histogram);
+        text.histogram("t_seconds", &[("m", "x")], &meter.times());
         let text = text.finish();
         for line in [
             "t_seconds_bucket{service=\"a\",m=\"x\",le=\"0.00005\"} 1",
