@@ -132,7 +132,7 @@ impl Service {
                 // Without a connection the attempt says why.
                 let _ = self.peer.connected(soon).await;
             }
-            let fault = match self.peer.open(deadline, priority, payload.clone(), body.take()).await {
+            let fault = match self.peer.open(deadline, priority, &payload, body.take()).await {
                 Ok(answer) => return self.answer(answer, &head.method),
                 Err(fault) => fault,
             };

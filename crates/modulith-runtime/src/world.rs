@@ -72,7 +72,7 @@ impl World for Surroundings {
             Urgency::Ordinary { .. } => Priority::Ordinary,
             Urgency::Reserved => Priority::Reserved,
         };
-        let sent = self.peers.send(peer, payload, Instant::now() + time, priority);
+        let sent = self.peers.send(peer, &payload, Instant::now() + time, priority);
         let result = match sent.instrument(span).await {
             Ok(Told::Saga(told)) => Ok(told),
             Ok(_) => {

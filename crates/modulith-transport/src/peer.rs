@@ -4,6 +4,7 @@
 //! `replicas.rs`. It never repeats a call that may have run: what may be repeated is not known here.
 
 use std::{
+    borrow::Borrow,
     fmt,
     sync::{
         Arc,
@@ -202,7 +203,7 @@ impl Peer {
         &self,
         deadline: Instant,
         priority: Priority,
-        payload: Bytes,
+        payload: impl Borrow<Bytes>,
     ) -> Result<Bytes, CallFault> {
         self.open(deadline, priority, payload, None).await.map(|answer| answer.payload)
     }
@@ -223,10 +224,10 @@ impl Peer {
         &self,
         deadline: Instant,
         priority: Priority,
-        payload: Bytes,
+        payload: impl Borrow<Bytes>,
         body: Option<Body>,
     ) -> Result<Answer, CallFault> {
-        let inner = &*self.inner;
+        let (inner, payload) = (&*self.inner, payload.borrow());
         let limits = &inner.settings.limits;
         if payload.len() > limits.payload_bytes_max {
             return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.payload_bytes_max }.into());
@@ -238,7 +239,7 @@ impl Peer {
             return Err(NotRun::Deadline.into());
         }
         let leave = inner.settings.circuit.enter(now, priority)?;
-        let outcome = self.send(now, deadline, priority, &payload, body).await;
+        let outcome = self.send(now, deadline, priority, payload, body).await;
         leave.ended(ending_of(&outcome));
         outcome
     }

@@ -168,8 +168,8 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// *Not run* when the file cannot be opened for reading or the database is [`broken`](Self::broken). What the
-    /// query itself says is in `T`.
+    /// *Not run* when the database is [`broken`](Self::broken). What the query itself says is in `T`; so is a file that
+    /// cannot be opened for reading, which its first statement finds.
     pub fn read<T>(&self, module: &Arc<str>, query: impl FnOnce(&Snapshot<'_>) -> T) -> Result<T, NotRun> {
         self.snapshot(Some(module), query)
     }

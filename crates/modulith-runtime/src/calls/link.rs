@@ -58,7 +58,7 @@ impl RemoteCalls for RemoteLink {
             };
         let called = async move {
             self.peers.earn(self.service);
-            let result = match self.attempt(payload.clone(), deadline).await {
+            let result = match self.attempt(&payload, deadline).await {
                 Ok(outcome) => Ok(outcome),
                 // Apart, so that a call which needs no repeat has a small future.
                 Err(fault) => Box::pin(self.repeat(call.kind, fault, payload, deadline, repeats)).await,
@@ -115,7 +115,7 @@ where
 }
 
 impl RemoteLink {
-    async fn attempt(&self, payload: Bytes, deadline: Instant) -> Result<Outcome, CallFault> {
+    async fn attempt(&self, payload: &Bytes, deadline: Instant) -> Result<Outcome, CallFault> {
         match self.peers.send(self.service, payload, deadline, Priority::Ordinary).await? {
             Told::Outcome(outcome) => Ok(outcome),
             _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
@@ -132,7 +132,7 @@ impl RemoteLink {
     ) -> Result<Outcome, CallFault> {
         let spend = || self.peers.spend(self.service);
         let retried = || self.metrics.peers[self.service].retries.add(1);
-        let attempt = || self.attempt(payload.clone(), deadline);
+        let attempt = || self.attempt(&payload, deadline);
         repeated(kind, fault, &repeats, deadline, spend, retried, attempt).await
     }
 

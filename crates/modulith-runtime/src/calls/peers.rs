@@ -69,7 +69,7 @@ impl Peers {
     pub(crate) async fn send(
         &self,
         service: usize,
-        payload: Bytes,
+        payload: &Bytes,
         deadline: Instant,
         priority: Priority,
     ) -> Result<Told, CallFault> {

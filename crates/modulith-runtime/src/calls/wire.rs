@@ -356,7 +356,7 @@ mod tests {
         let wrote = head();
         assert_eq!((read.ask, read.contract, read.method), (wrote.ask, wrote.contract, wrote.method));
         assert_eq!((read.request_id, read.principal), (wrote.request_id, wrote.principal));
-        assert_eq!((read.keyed, &body[..]), (wrote.keyed, &b"body"[..]));
+        assert_eq!((read.keyed, body), (wrote.keyed, &b"body"[..]));
         assert_eq!(read.trace, wrote.trace);
         assert_eq!(&Told::Outcome(Outcome::Done(b"x".to_vec())).encode().expect("short")[..], b"\x01x");
     }
@@ -370,7 +370,7 @@ mod tests {
         };
         let payload = later(127);
         let (head, body) = read(&payload).expect("a field that may be skipped");
-        assert_eq!((head.contract, &body[..]), ("c", &b"body"[..]));
+        assert_eq!((head.contract, body), ("c", &b"body"[..]));
         assert_eq!(read(&later(128)).expect_err("mandatory"), "field 128 of a call is not understood here");
     }
 
