@@ -219,7 +219,7 @@ impl Door {
         let trace = self.sampling.trace(&mut parts.headers);
         let span = guard::span(Some(&trace), &id.text);
         // A deadline is the client's, whose time ran while the request waited to be seen.
-        let came = line.started - self.pressure.wait();
+        let came = line.started.checked_sub(self.pressure.wait()).unwrap_or(line.started);
         let mut response = match self.admit(&mut parts, &id, trace, came) {
             Ok(context) => self.limit(parts, body, context, inner).instrument(span.clone()).await,
             Err(problem) => problem.into_response(),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The wait that is borne. An order of the store waits some ten times on its way.
+/// The wait that is borne, DAGOR's number. A request waits many times on its way through several services.
 const TARGET: Duration = Duration::from_millis(20);
 /// How long the wait has to stay above it, and how often the share is set anew.
 const INTERVAL: Duration = Duration::from_millis(25);
