@@ -7,14 +7,16 @@
 //! `//`, `.` or `..` segments or an escaped slash is 404, because two readers could take it for two paths.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -26,6 +28,7 @@ use tracing::Instrument;
 use crate::guard::{self, Line};
 use crate::http::Problem;
 use crate::limited::{self, Overflow};
+use crate::pressure::{Place, Pressure, RETRY_AFTER_MS};
 use crate::request_id::RequestId;
 use crate::{AccessToken, Sampling, SessionKeys, routes};
 
@@ -82,6 +85,8 @@ impl Default for Limits {
 ///   decided by [`Sampling`]. Modules find it in [`Context::trace`].
 /// - `Request-Timeout-Ms` sets the deadline, see [`Limits`]. A handler that does not answer by then gets a 504,
 ///   and is dropped; the body of an answer that has begun may take longer.
+/// - A process that cannot keep up refuses a share with 503 and `Retry-After`, before it does anything else for them; see
+///   [`Pressure`]. Health and `/admin` are for those who look after it, and are never refused.
 /// - A body over the limit is 413, with or without `Content-Length`.
 /// - A panic is a 500 and a logged error.
 #[derive(Clone)]
@@ -93,6 +98,7 @@ struct Door {
     callers: Vec<Caller>,
     limits: Limits,
     sampling: Sampling,
+    pressure: Pressure,
 }
 
 /// A program that is none of ours and may call contracts, by the token that it shows.
@@ -109,15 +115,25 @@ pub const OPENAPI: &str = "/openapi.json";
 
 impl Edge {
     pub fn new(sessions: Arc<SessionKeys>, admin: AccessToken, limits: Limits, sampling: Sampling) -> Self {
-        Self(Arc::new(Door { sessions, admin, callers: Vec::new(), limits, sampling }))
+        let pressure = Pressure::default();
+        Self(Arc::new(Door { sessions, admin, callers: Vec::new(), limits, sampling, pressure }))
     }
 
     /// The same edge, which also knows these programs.
     #[must_use]
     pub fn callers(self, callers: Vec<Caller>) -> Self {
         let (sessions, admin) = (self.0.sessions.clone(), self.0.admin.clone());
+        let (limits, sampling, pressure) = (self.0.limits, self.0.sampling, self.0.pressure.clone());
+        Self(Arc::new(Door { sessions, admin, callers, limits, sampling, pressure }))
+    }
+
+    /// The same edge, whose requests count together with others of this process.
+    #[must_use]
+    pub fn under(self, pressure: Pressure) -> Self {
+        let (sessions, admin, callers) =
+            (self.0.sessions.clone(), self.0.admin.clone(), self.0.callers.clone());
         let (limits, sampling) = (self.0.limits, self.0.sampling);
-        Self(Arc::new(Door { sessions, admin, callers, limits, sampling }))
+        Self(Arc::new(Door { sessions, admin, callers, limits, sampling, pressure }))
     }
 }
 
@@ -158,8 +174,13 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let door = self.edge.0.clone();
+        // Nothing is made for a request that is not taken: when there is no time for it, neither is there for refusing.
+        let place = match door.place(&request) {
+            Ok(place) => place,
+            Err(TooMany) => return Box::pin(ready(Ok(overloaded(&request)))),
+        };
         let inner = self.inner.clone();
-        Box::pin(async move { Ok(door.pass(request, inner).await) })
+        Box::pin(async move { Ok(door.pass(request, place, inner).await) })
     }
 }
 
@@ -185,22 +206,38 @@ impl Realm {
 }
 
 impl Door {
-    async fn pass<S>(&self, request: Request, inner: S) -> Response
+    async fn pass<S>(&self, request: Request, mut place: Option<Place>, inner: S) -> Response
     where
         S: Service<Request, Response = Response, Error = Infallible>,
     {
         let line = Line::of(&request);
+        if let Some(place) = &mut place {
+            place.turn().await;
+        }
         let (mut parts, body) = request.into_parts();
         let id = RequestId::of(&parts.headers);
         let trace = self.sampling.trace(&mut parts.headers);
         let span = guard::span(Some(&trace), &id.text);
-        let mut response = match self.admit(&mut parts, &id, trace, line.started) {
+        // A deadline is the client's, whose time ran while the request waited to be seen.
+        let came = line.started.checked_sub(self.pressure.wait()).unwrap_or(line.started);
+        let mut response = match self.admit(&mut parts, &id, trace, came) {
             Ok(context) => self.limit(parts, body, context, inner).instrument(span.clone()).await,
             Err(problem) => problem.into_response(),
         };
         span.in_scope(|| line.log(&id.text, response.status()));
         response.headers_mut().insert(RequestId::HEADER, id.header);
         response
+    }
+
+    /// The place of a request among those in progress, if there is one. Operators need none.
+    fn place(&self, request: &Request) -> Result<Option<Place>, TooMany> {
+        if routes::is_operators(request.uri().path()) {
+            return Ok(None);
+        }
+        match self.pressure.enter(Instant::now()) {
+            Some(place) => Ok(Some(place)),
+            None => Err(TooMany),
+        }
     }
 
     /// Who asks and until when, or why not.
@@ -286,6 +323,26 @@ impl Door {
     }
 }
 
+/// There is no place for a request.
+struct TooMany;
+
+/// The refusal of one request too many. It is counted; a warning for each would cost more than the refusal itself.
+fn overloaded(request: &Request) -> Response {
+    static DOCUMENT: LazyLock<(HeaderMap, Bytes)> = LazyLock::new(|| {
+        let problem = Problem::unavailable_for("overloaded", RETRY_AFTER_MS);
+        let document = serde_json::to_vec(&problem).expect("texts are JSON");
+        (problem.into_response().into_parts().0.headers, document.into())
+    });
+    let id = RequestId::of(request.headers());
+    tracing::debug!(request_id = %id.text, path = request.uri().path(), "refused: the process cannot keep up");
+    let (headers, document) = &*DOCUMENT;
+    let mut response = Response::new(Body::from(document.clone()));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    *response.headers_mut() = headers.clone();
+    response.headers_mut().insert(RequestId::HEADER, id.header);
+    response
+}
+
 /// `GET http://host/path` as `GET /path` with that `Host`, which it overrides (RFC 9112, 3.2.2): modules see one
 /// form.
 fn origin_form(uri: &mut Uri, headers: &mut HeaderMap) {
@@ -319,4 +376,54 @@ fn timeout_ms(value: &HeaderValue) -> Result<Duration, Problem> {
 pub(crate) fn bearer(authorization: &HeaderValue) -> Option<&str> {
     let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use http::header::RETRY_AFTER;
+
+    use super::*;
+    use crate::pressure::IN_PROGRESS_MAX;
+
+    #[tokio::test]
+    async fn one_request_too_many_is_a_problem_at_once_and_operators_still_come_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = Arc::new(SessionKeys::load_or_create(dir.path()).unwrap());
+        let admin = AccessToken::load_or_create(dir.path(), "admin.token").unwrap();
+        let pressure = Pressure::default();
+        let edge = Edge::new(sessions, admin, Limits::default(), Sampling::default()).under(pressure.clone());
+        let inner = tower::service_fn(async |_| Ok::<_, Infallible>(StatusCode::OK.into_response()));
+        let mut door = edge.layer(inner);
+        let request = |path: &str| {
+            let request = Request::get(path).header("x-request-id", "mine");
+            // A bad token is 401, unless nobody has looked at it.
+            request.header(AUTHORIZATION, "Bearer bad").body(Body::empty()).unwrap()
+        };
+        let mut waiting: Vec<_> = (0..IN_PROGRESS_MAX).map(|_| door.call(request("/orders"))).collect();
+
+        // Some were refused before all places were taken, since nobody had a turn.
+        let refused = loop {
+            let Ok(answer) = door.call(request("/orders")).await;
+            if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                break answer;
+            }
+        };
+        assert_eq!(refused.headers()[RETRY_AFTER], "1");
+        assert_eq!(refused.headers()["x-request-id"], "mine");
+        let document = to_bytes(refused.into_body(), 1000).await.unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+        assert_eq!((&document["type"], &document["status"]), (&"/problems/overloaded".into(), &503.into()));
+        for path in ["/admin/metrics", "/healthz", "/readyz"] {
+            let Ok(answer) = door.call(request(path)).await;
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+        }
+        let Ok(answer) = waiting.swap_remove(0).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "it had its place");
+        assert!(pressure.snapshot().refused > 0);
+        drop(waiting);
+        assert_eq!(pressure.snapshot().in_progress, 0);
+        let Ok(answer) = door.call(request("/orders")).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "there are places again");
+    }
 }

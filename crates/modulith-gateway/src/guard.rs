@@ -69,6 +69,8 @@ impl Line {
         let (method, path, status) = (self.method.as_str(), self.uri.path(), status.as_u16());
         let us = self.started.elapsed().as_micros() as u64;
         match status {
+            // Whoever is too busy, or is not there, has been told of; a warning for each request adds to the load.
+            503 => tracing::debug!(request_id, method, path, status, us, "request"),
             500.. => tracing::warn!(request_id, method, path, status, us, "request"),
             _ => tracing::debug!(request_id, method, path, status, us, "request"),
         }

@@ -80,6 +80,12 @@ pub(crate) fn covers(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether a path is for those who look after a process, who have to reach it when nobody else does: health, and what
+/// operators ask for.
+pub(crate) fn is_operators(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz") || covers("/admin", path)
+}
+
 /// Whether a path reads the same for everybody: absolute, no empty segment but the last, no `.` or `..`, plain
 /// or escaped, and no escaped slash, backslash or NUL.
 pub(crate) fn is_plain(path: &str) -> bool {

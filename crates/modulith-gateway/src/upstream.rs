@@ -136,7 +136,15 @@ impl Service {
                 Ok(answer) => return self.answer(answer, &head.method),
                 Err(fault) => fault,
             };
-            tracing::warn!(request_id = %context.request_id, service = self.name, %fault, "no answer");
+            match fault {
+                // As many as there are requests too many; they are counted where they are refused.
+                CallFault::NotRun(NotRun::Rejected(_) | NotRun::HeldBack { .. } | NotRun::QueueFull) => {
+                    tracing::debug!(request_id = %context.request_id, service = self.name, %fault, "no answer");
+                }
+                _ => {
+                    tracing::warn!(request_id = %context.request_id, service = self.name, %fault, "no answer")
+                }
+            }
             let again = match &fault {
                 // It was lost in between. Who refuses says so again.
                 CallFault::NotRun(why) => matches!(why, NotRun::Unreachable(_)),

@@ -19,8 +19,8 @@ use modulith_data::saga::Modules;
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
-    AccessToken, Backend, Caller, Edge, KeyError, Limits, Merged, RouteProblem, RouteTable, Sampling,
-    SessionKeys,
+    AccessToken, Backend, Caller, Edge, KeyError, Limits, Merged, Pressure, RouteProblem, RouteTable,
+    Sampling, SessionKeys,
 };
 use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
 use tokio_util::sync::CancellationToken;
@@ -264,10 +264,11 @@ impl Host {
         let http = Arc::new(HttpMeters::new(prefixes).map_err(StartError::Routes)?);
         let hosts = Hosts { database: database.clone(), sagas: sagas.clone() };
         let called = peers.services().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
-        let shown = Shown { metrics, http, peers: called, hosts: Some(hosts) };
+        let pressure = Pressure::default();
+        let shown = Shown { metrics, http, pressure: pressure.clone(), peers: called, hosts: Some(hosts) };
         routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
-        let http = Backend::new(routes.clone(), Limits::default());
+        let http = Backend::new(routes.clone(), Limits::default()).under(pressure);
 
         let host = Self {
             name: name.to_owned(),
@@ -365,8 +366,8 @@ impl Host {
     + 'static {
         let (sessions, admin) = (self.keys.sessions.clone(), self.keys.admin.clone());
         let edge = Edge::new(sessions, admin, Limits::default(), self.sampling);
-        let edged =
-            tower::Layer::layer(&edge.callers(self.callers.clone()), Merged::new(self.routes.clone()));
+        let edge = edge.callers(self.callers.clone()).under(self.shown.pressure.clone());
+        let edged = tower::Layer::layer(&edge, Merged::new(self.routes.clone()));
         Metered::new(self.shown.http.clone(), edged)
     }
 

@@ -14,7 +14,7 @@ use axum::routing::get;
 use modulith_core::Context;
 use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
-    BACK_OFF_MAX, Edge, Gateway, Limits, Merged, RouteTable, Target, Upstream, serve, serve_stream,
+    BACK_OFF_MAX, Edge, Gateway, Limits, Merged, Pressure, RouteTable, Target, Upstream, serve, serve_stream,
 };
 use modulith_transport::{Hello, HttpTask, Token};
 use tokio::net::TcpListener;
@@ -265,7 +265,14 @@ pub(crate) async fn gateway(
     let own = Metrics::new(GATEWAY, &[], []);
     let upstreams = doors.0.iter().map(|door| &door.upstream);
     let peers = upstreams.map(|service| (service.name().to_owned(), service.peer().clone())).collect();
-    let shown = Shown { metrics: Arc::new(own), http: Arc::new(http), peers, hosts: None };
+    let pressure = Pressure::default();
+    let shown = Shown {
+        metrics: Arc::new(own),
+        http: Arc::new(http),
+        pressure: pressure.clone(),
+        peers,
+        hosts: None,
+    };
     let scrape = {
         let (doors, shown) = (doors.clone(), shown.clone());
         move || {
@@ -282,7 +289,7 @@ pub(crate) async fn gateway(
     let callers = expose::callers(topology, data)?;
     let sampling = topology.telemetry.sampling;
     let edge = Edge::new(keys.sessions.clone(), keys.admin.clone(), Limits::default(), sampling);
-    let edge = edge.callers(callers);
+    let edge = edge.callers(callers).under(pressure);
     let door = Metered::new(shown.http, edge.layer(Gateway::new(routes)));
 
     let (listener, address) = bind(listen).await?;

@@ -23,6 +23,7 @@
 //! ```
 
 mod application;
+mod connection;
 pub mod disk;
 mod http;
 mod processes;
@@ -30,6 +31,7 @@ mod random;
 pub mod sim;
 
 pub use application::{Application, Program};
+pub use connection::{HttpAnswer, HttpConnection};
 pub use http::{Http, Request, Response};
 pub use processes::{
     Paused, child_of, children, is_alive, kill, pause, proportional_set_size_kib, terminate,

@@ -4,6 +4,7 @@
 //! `MODULITH_FLAP_SEED` draws the same kills again.
 
 mod buyers;
+mod crowd;
 mod overload;
 mod silent;
 

@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use modulith_core::ContractModel;
 use modulith_data::sqlite::Database;
+use modulith_gateway::Pressure;
 use modulith_gateway::http::finish;
 use modulith_transport::{BreakerState, Peer, ReplicaSnapshot, Snapshot};
 
@@ -77,6 +78,8 @@ pub(crate) struct Shown {
     pub(crate) metrics: Arc<Metrics>,
     /// Of a process that answers requests from outside, and of one that does so for its gateway.
     pub(crate) http: Arc<HttpMeters>,
+    /// These requests, as far as they are in progress.
+    pub(crate) pressure: Pressure,
     /// The services that are called.
     pub(crate) peers: Vec<(String, Peer)>,
     /// Absent in a gateway.
@@ -98,6 +101,7 @@ impl Shown {
         text.sample("modulith_build_info", &labels, 1);
         process::write(&mut text, self.metrics.started);
         self.http.write(&mut text);
+        self.pressure(&mut text);
         self.peers(&mut text);
         if let Some(hosts) = &self.hosts {
             self.calls(&mut text);
@@ -105,6 +109,20 @@ impl Shown {
             hosts.sagas(&mut text);
         }
         text.finish()
+    }
+
+    fn pressure(&self, text: &mut Text<'_>) {
+        let pressure = self.pressure.snapshot();
+        let name = "modulith_http_in_progress";
+        text.single(name, "gauge", "Requests taken whose answer has not begun.", pressure.in_progress);
+        let name = "modulith_http_refused_total";
+        let help = "Requests refused because the process cannot keep up.";
+        text.single(name, "counter", help, pressure.refused);
+        let name = "modulith_http_taken_share";
+        text.single(name, "gauge", "The share of new requests that is taken.", pressure.share);
+        let name = "modulith_turn_wait_seconds";
+        let help = "How long what can go on waits for its turn, when it was last measured.";
+        text.single(name, "gauge", help, pressure.wait.as_secs_f64());
     }
 
     fn peers(&self, text: &mut Text<'_>) {

@@ -19,6 +19,8 @@ const UNITS: u32 = 1_000_000;
 /// Callers at once.
 const CALLERS: usize = 4;
 const PAGE: usize = 100;
+/// Stands where an order's key will.
+const KEY: &str = "(its key)";
 
 /// One customer, who orders from several places at once. Clones are the same customer.
 #[derive(Clone)]
@@ -27,6 +29,8 @@ pub(crate) struct Buyer {
     token: String,
     next: Arc<AtomicUsize>,
     acknowledged: Arc<AtomicUsize>,
+    /// An order under [`KEY`], as JSON.
+    written: Arc<str>,
     /// What each key was told for certain, if anything: an order, or null for none.
     told: Arc<Mutex<BTreeMap<String, Option<Value>>>>,
 }
@@ -42,6 +46,12 @@ pub(crate) struct Answer {
     pub(crate) took: Duration,
 }
 
+fn order_under(key: &str) -> Value {
+    let mut body = order(&[(GOODS, 1)], CARD);
+    body["client_reference"] = json!(key);
+    body
+}
+
 impl Buyer {
     pub(crate) async fn sign_up(app: &Application) -> anyhow::Result<Self> {
         let goods = json!({"id": GOODS, "name": "Gravel", "price": {"amount": 250, "currency": "GBP"}, "units": UNITS});
@@ -50,7 +60,8 @@ impl Buyer {
         ensure!(supplied.status == 204, "supply: {} {}", supplied.status, supplied.json);
         let Customer { token } = Customer::sign_up(app, "bea@example.org").await?;
         let (next, acknowledged, told) = Default::default();
-        Ok(Self { http: app.http().clone(), token, next, acknowledged, told })
+        let written = order_under(KEY).to_string().into();
+        Ok(Self { http: app.http().clone(), token, next, acknowledged, written, told })
     }
 
     /// Orders under a new key, once.
@@ -67,6 +78,28 @@ impl Buyer {
 
     pub(crate) fn acknowledged(&self) -> usize {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// A request that orders under a key of its own, as it goes over the wire, and the key.
+    pub(crate) fn written_order(&self, deadline_ms: u64) -> (String, Vec<u8>) {
+        let key = self.next_key();
+        // Not made as JSON again for each, since thousands a second are asked for.
+        let body = self.written.replace(KEY, &key);
+        let head = format!(
+            "POST /orders HTTP/1.1\r\nhost: store\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\n\
+             authorization: Bearer {}\r\nrequest-timeout-ms: {deadline_ms}\r\ncontent-length: {}\r\n\r\n",
+            self.token,
+            body.len()
+        );
+        (key, (head + &body).into_bytes())
+    }
+
+    /// Remembers what a key was told: an order, null for certainly none, or nothing for certain.
+    pub(crate) async fn remembers(&self, key: String, told: Option<Value>) {
+        if told.as_ref().is_some_and(|told| !told.is_null()) {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        self.told.lock().await.insert(key, told);
     }
 
     /// Waits until so many more orders are acknowledged.
@@ -107,16 +140,18 @@ impl Buyer {
         Ok((answers.concat(), ended?))
     }
 
+    fn next_key(&self) -> String {
+        format!("key-{}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
     async fn new_key(&self) -> String {
-        let key = format!("key-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let key = self.next_key();
         self.told.lock().await.insert(key.clone(), None);
         key
     }
 
     async fn attempt(&self, key: &str, deadline_ms: u64) -> Answer {
-        let mut body = order(&[(GOODS, 1)], CARD);
-        body["client_reference"] = json!(key);
-        let request = Request::post("/orders", &body).key(key).token(&self.token);
+        let request = Request::post("/orders", &order_under(key)).key(key).token(&self.token);
         let begun = Instant::now();
         let sent = self.http.send(request.header("request-timeout-ms", &deadline_ms.to_string())).await;
         let took = begun.elapsed();
