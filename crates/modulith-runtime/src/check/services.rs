@@ -18,6 +18,7 @@ pub(super) fn check(topology: &Topology, problems: &mut Vec<Problem>) {
     }
     telemetry(topology, problems);
     for (number, service) in topology.services.iter().enumerate() {
+        unix_among(topology, service, problems);
         let before = &topology.services[..number];
         name(topology, service, problems);
         listen(topology, service, before, problems);
@@ -188,6 +189,18 @@ fn replicas(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Pr
             format!("{replicas} replicas on SQLite: a file's writes belong to one process, the others would be refused"),
             "write `replicas = 1`",
         )),
+    }
+}
+
+/// A Unix socket has no TLS, so callers who expect it would never connect there.
+fn unix_among(topology: &Topology, service: &ServiceSection, problems: &mut Vec<Problem>) {
+    let unix = service.addresses.iter().filter(|address| matches!(address, Address::Unix(_)));
+    for address in unix.filter(|_| topology.is_over_tls(service)) {
+        problems.push(topology.problem(
+            &format!("service.{}.addresses", service.name),
+            format!("{address} is a Unix socket, and service `{}` is reached over mutual TLS", service.name),
+            "write ports only, `HOST:PORT`",
+        ));
     }
 }
 

@@ -119,6 +119,23 @@ speed = 9
 
 /// Queries and effects alone may have several processes behind them; what stores something may not.
 #[test]
+fn a_unix_socket_is_no_address_of_a_service_over_tls() {
+    let with = |address: &str| {
+        let several = |service: &str| format!("[service.{service}]\nmodules = [\"{service}\"]\n");
+        let text = ["products", "payments"].map(several).concat()
+            + "[service.orders]\nmodules = [\"orders\"]\naddresses = [\"";
+        found(&shop(), &(text + address + "\"]\n"))
+    };
+    assert_eq!(with("unix:/tmp/orders.sock"), Vec::<String>::new());
+    assert_eq!(with("10.0.0.1:7001"), Vec::<String>::new());
+    let both = with("10.0.0.1:7001\", \"unix:/tmp/orders.sock");
+    let place = "t.toml:7: service.orders.addresses: ";
+    let why = "unix:/tmp/orders.sock is a Unix socket, and service `orders` is reached over mutual TLS; \
+               write ports only, `HOST:PORT`";
+    assert!(both.contains(&format!("{place}{why}")), "{both:?}");
+}
+
+#[test]
 fn several_addresses_are_for_services_that_store_nothing() {
     let several = |service: &str| format!("[service.{service}]\nmodules = [\"{service}\"]\n");
     let text = ["products", "payments", "orders"].map(several).concat()
