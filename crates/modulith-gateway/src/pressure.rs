@@ -8,8 +8,8 @@
 //! Microservices", SoCC 2018), it is answered at the door, by taking a share that adapts.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ const SHARE_MIN: f64 = 1.0 / 64.0;
 const GROWTH: f64 = 33.0 / 32.0;
 /// What is older says nothing any more.
 const STALE: Duration = Duration::from_secs(1);
+/// While nothing is refused, the decision is looked at so often, and its lock left alone in between.
+const GLANCE: Duration = Duration::from_millis(1);
 /// When to come again.
 pub(crate) const RETRY_AFTER_MS: u32 = 1_000;
 
@@ -53,8 +55,14 @@ pub struct PressureSnapshot {
 struct Shared {
     in_progress: AtomicUsize,
     refused: AtomicU64,
+    /// Until then all are taken, in nanoseconds since [`ORIGIN`].
+    open_until: AtomicU64,
+    /// [`Shedding::wait`], for whoever has not the lock.
+    wait_ns: AtomicU64,
     shedding: Mutex<Shedding>,
 }
+
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A request's place among those in progress, given back on drop.
 pub(crate) struct Place {
@@ -70,11 +78,22 @@ impl Pressure {
         let others = shared.in_progress.fetch_add(1, Ordering::Relaxed);
         // From here on it is given back.
         let mut place = Place { pressure: self.clone(), measures: None };
-        if others < ALWAYS {
+        let now_ns = now.saturating_duration_since(*ORIGIN).as_nanos() as u64;
+        let is_open = now_ns < shared.open_until.load(Ordering::Relaxed);
+        if others < ALWAYS || (is_open && others < IN_PROGRESS_MAX) {
             return Some(place);
         }
         let admitted = match others < IN_PROGRESS_MAX {
-            true => shared.shedding.lock().admit(now),
+            true => {
+                let mut shedding = shared.shedding.lock();
+                let admitted = shedding.admit(now);
+                if shedding.share >= 1.0 {
+                    let until = now_ns + GLANCE.as_nanos() as u64;
+                    shared.open_until.store(until, Ordering::Relaxed);
+                }
+                shared.wait_ns.store(shedding.wait.as_nanos() as u64, Ordering::Relaxed);
+                admitted
+            }
             false => None,
         };
         match admitted {
@@ -90,7 +109,7 @@ impl Pressure {
     /// How long what comes in now has probably waited before it was seen.
     pub(crate) fn wait(&self) -> Duration {
         match self.0.in_progress.load(Ordering::Relaxed) > ALWAYS {
-            true => self.0.shedding.lock().wait,
+            true => Duration::from_nanos(self.0.wait_ns.load(Ordering::Relaxed)),
             false => Duration::ZERO,
         }
     }
@@ -363,9 +382,10 @@ mod tests {
         assert!((first.measures.is_some(), second.measures.is_some()) == (true, false));
         first.turn().await;
         assert_eq!(first.measures, None);
-        let third = pressure.enter(now).expect("a place");
+        assert!(pressure.enter(now).expect("a place").measures.is_none(), "it was measured just now");
+        let third = pressure.enter(now + GLANCE).expect("a place");
         assert!(third.measures.is_some());
         drop(third);
-        assert!(pressure.enter(now).expect("a place").measures.is_some());
+        assert!(pressure.enter(now + 2 * GLANCE).expect("a place").measures.is_some());
     }
 }
