@@ -332,3 +332,77 @@ fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use modulith_core::Never;
+
+    use super::*;
+
+    fn external() -> External {
+        External {
+            name: "r".to_owned(),
+            contracts: Vec::new(),
+            url: "http://127.0.0.1:1".to_owned(),
+            authorization: None,
+            http: Client::builder(TokioExecutor::new()).build(HttpConnector::new()),
+            in_flight: Semaphore::new(1),
+            circuit: Circuit::new(Arc::default()),
+            budget: RepeatBudget::new(Instant::now()),
+        }
+    }
+
+    /// What is made of an answer to a method that answers a number.
+    fn told(kind: Kind, status: u16, retry_after: Option<&str>, body: &str) -> String {
+        let mut response = http::Response::builder().status(status);
+        if let Some(when) = retry_after {
+            response = response.header(RETRY_AFTER, when);
+        }
+        let (parts, ()) = response.body(()).expect("well formed").into_parts();
+        match external().told(kind, &JsonCodec::of::<(), u32, Never>(), &parts, body.as_bytes()) {
+            Ok(Outcome::Done(_)) => "done".to_owned(),
+            Ok(Outcome::Refused(record)) => format!("refused: {} {}", record.code, record.text),
+            Err(CallFault::NotRun(fault)) => {
+                format!("not run: {:?} {:?}", fault.reason, fault.retry_after_ms)
+            }
+            Err(CallFault::Unknown(fault)) => format!("unknown: {:?}", fault.reason),
+        }
+    }
+
+    #[test]
+    fn only_what_it_says_in_our_words_is_certainly_not_done() {
+        use Kind::{Effect, Query};
+        let problem = |name: &str| format!(r#"{{"type":"/problems/{name}"}}"#);
+        for (kind, status, retry_after, body, expected) in [
+            (Query, 200, None, "7".to_owned(), "done"),
+            (Effect, 201, None, "7".to_owned(), "done"),
+            (Query, 200, None, "seven".to_owned(), "unknown: Unreadable"),
+            (Query, 503, Some("2"), String::new(), "not run: Overloaded Some(2000)"),
+            (Query, 503, Some("Sat, 21 Nov 2026 10:00:00 GMT"), String::new(), "not run: Overloaded None"),
+            // A proxy in between says so, too, of what it has passed on.
+            (Effect, 503, Some("2"), String::new(), "unknown: Provider"),
+            (Effect, 503, Some("2"), "<h1>Bad gateway</h1>".to_owned(), "unknown: Provider"),
+            (Effect, 503, Some("1"), problem("overloaded"), "not run: Overloaded Some(1000)"),
+            (Effect, 503, None, problem("outcome-unknown"), "unknown: Provider"),
+            (Effect, 429, None, String::new(), "not run: Overloaded None"),
+            (Query, 500, None, String::new(), "unknown: Provider"),
+            (Query, 500, None, r#"{"code":"oops"}"#.to_owned(), "unknown: Provider"),
+            (Query, 302, None, String::new(), "unknown: Provider"),
+            (Effect, 504, None, problem("deadline-exceeded"), "not run: Deadline None"),
+            (Effect, 504, None, String::new(), "unknown: Deadline"),
+            (Effect, 409, None, problem("still-running"), "not run: Running None"),
+            (Effect, 422, None, problem("idempotency-key-reused"), "not run: KeyReused None"),
+            (
+                Effect,
+                409,
+                None,
+                r#"{"code":"sold_out","title":"none left"}"#.to_owned(),
+                "refused: sold_out none left",
+            ),
+            (Effect, 404, None, String::new(), "not run: Incompatible None"),
+            (Effect, 409, None, String::new(), "unknown: Provider"),
+        ] {
+            assert_eq!(told(kind, status, retry_after, &body), expected, "{kind:?} {status} {body}");
+        }
+    }
+}
