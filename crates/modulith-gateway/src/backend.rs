@@ -60,9 +60,10 @@ impl Backend {
         body: Option<BodyReader>,
     ) -> Result<Handled, &'static str> {
         let (head, content) = wire::read_request(request)?;
+        let (now, deadline) = (Instant::now(), context.deadline_or_default());
         let mut place = match routes::is_operators(head.uri().path()) {
             true => None,
-            false => match self.pressure.enter(Instant::now()) {
+            false => match self.pressure.enter(now, || deadline.saturating_duration_since(now)) {
                 Some(place) => Some(place),
                 // In the transport's own words, so that the gateway sends less.
                 None => {

@@ -234,10 +234,21 @@ impl Door {
         if routes::is_operators(request.uri().path()) {
             return Ok(None);
         }
-        match self.pressure.enter(Instant::now()) {
+        // One that cannot be read is refused later, as any other.
+        let time = || self.time(request.headers()).unwrap_or(self.limits.deadline_default);
+        match self.pressure.enter(Instant::now(), time) {
             Some(place) => Ok(Some(place)),
             None => Err(TooMany),
         }
+    }
+
+    /// How long the client waits.
+    fn time(&self, headers: &HeaderMap) -> Result<Duration, Problem> {
+        let time = match headers.get(REQUEST_TIMEOUT_MS) {
+            None => self.limits.deadline_default,
+            Some(value) => timeout_ms(value)?,
+        };
+        Ok(time.min(self.limits.deadline_max))
     }
 
     /// Who asks and until when, or why not.
@@ -254,13 +265,10 @@ impl Door {
             return Err(Problem::not_found());
         }
         let principal = self.principal(&mut parts.headers, Realm::of(parts.uri.path()))?;
-        let wait = match parts.headers.get(REQUEST_TIMEOUT_MS) {
-            None => self.limits.deadline_default,
-            Some(value) => timeout_ms(value)?,
-        };
+        let time = self.time(&parts.headers)?;
         Ok(Context {
             principal,
-            deadline: Some(now + wait.min(self.limits.deadline_max)),
+            deadline: Some(now + time),
             trace: Some(trace),
             ..Context::background(id.text.clone())
         })

@@ -15,8 +15,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The wait that is borne, DAGOR's number. A request waits many times on its way through several services.
-const TARGET: Duration = Duration::from_millis(20);
+/// The share of a request's time that one wait may take. It waits many times on its way through several services.
+const TARGET_SHARE: u32 = 50;
+/// The wait that is borne at least, DAGOR's number, and at most: where deadlines are long, much has piled up before they are in
+/// danger.
+const TARGET_MIN: Duration = Duration::from_millis(20);
+const TARGET_MAX: Duration = Duration::from_millis(200);
 /// How long the wait has to stay above it, and how often the share is set anew.
 const INTERVAL: Duration = Duration::from_millis(25);
 /// So many are always taken: with fewer at work, it is not they who make the process late, but its neighbours.
@@ -72,8 +76,8 @@ pub(crate) struct Place {
 }
 
 impl Pressure {
-    /// A place for a request that has just come; none if there are too many already.
-    pub(crate) fn enter(&self, now: Instant) -> Option<Place> {
+    /// A place for a request that has just come, and has so much time; none if there are too many already.
+    pub(crate) fn enter(&self, now: Instant, time: impl FnOnce() -> Duration) -> Option<Place> {
         let shared = &*self.0;
         let others = shared.in_progress.fetch_add(1, Ordering::Relaxed);
         // From here on it is given back.
@@ -86,7 +90,7 @@ impl Pressure {
         let admitted = match others < IN_PROGRESS_MAX {
             true => {
                 let mut shedding = shared.shedding.lock();
-                let admitted = shedding.admit(now);
+                let admitted = shedding.admit(now, time());
                 if shedding.share >= 1.0 {
                     let until = now_ns + GLANCE.as_nanos() as u64;
                     shared.open_until.store(until, Ordering::Relaxed);
@@ -180,6 +184,8 @@ struct Shedding {
     /// When the one that waits at the moment began to.
     waits: Option<Instant>,
     seen: Option<Instant>,
+    /// The wait that the one who measures can bear.
+    target: Duration,
     share: f64,
     /// What is left of the shares of requests so far: one is taken whenever it is whole, so that those taken are spread
     /// evenly, and nothing is left to chance.
@@ -189,13 +195,13 @@ struct Shedding {
 impl Default for Shedding {
     fn default() -> Self {
         let (wait, since, least, waits, seen) = Default::default();
-        Self { wait, since, least, waits, seen, share: 1.0, credit: 0.0 }
+        Self { wait, since, least, waits, seen, target: TARGET_MIN, share: 1.0, credit: 0.0 }
     }
 }
 
 impl Shedding {
-    /// Whether one more is taken.
-    fn admit(&mut self, now: Instant) -> Option<Measures> {
+    /// Whether one more is taken, which has so much time.
+    fn admit(&mut self, now: Instant, time: Duration) -> Option<Measures> {
         self.look(now);
         self.credit = (self.credit + self.share).min(2.0);
         if self.credit < 1.0 {
@@ -205,6 +211,7 @@ impl Shedding {
         let measures = self.waits.is_none();
         if measures {
             self.waits = Some(now);
+            self.target = (time / TARGET_SHARE).clamp(TARGET_MIN, TARGET_MAX);
         }
         Some(Measures(measures))
     }
@@ -228,7 +235,7 @@ impl Shedding {
         if age(since) < INTERVAL {
             return;
         }
-        let waits = self.waits.map(age).filter(|wait| *wait > TARGET);
+        let waits = self.waits.map(age).filter(|wait| *wait > self.target);
         let (least, known) = match (self.least, waits) {
             (Some(least), _) => (least, least),
             (None, Some(so_far)) => (so_far, so_far.max(self.wait)),
@@ -236,9 +243,9 @@ impl Shedding {
         };
         (self.since, self.least, self.seen) = (Some(now), None, Some(now));
         self.wait = known;
-        self.share = if least > TARGET {
+        self.share = if least > self.target {
             // What is refused now is felt only after the wait that is there: half is enough for one step.
-            let step = (TARGET.as_secs_f64() / least.as_secs_f64()).max(0.5);
+            let step = (self.target.as_secs_f64() / least.as_secs_f64()).max(0.5);
             (self.share * step).max(SHARE_MIN)
         } else {
             (self.share * GROWTH).min(1.0)
@@ -258,11 +265,14 @@ mod tests {
         now: Instant,
         /// When the one that measures has its turn, and since when it waits.
         turn: Option<(Instant, Instant)>,
+        /// Of each request.
+        time: Duration,
     }
 
     impl Process {
         fn new() -> Self {
-            Self { shedding: Shedding::default(), now: Instant::now(), turn: None }
+            let (shedding, time) = (Shedding::default(), Duration::from_secs(1));
+            Self { shedding, now: Instant::now(), turn: None, time }
         }
 
         /// How many of so many requests are taken.
@@ -273,7 +283,7 @@ mod tests {
                 if let Some((_, since)) = self.turn.take_if(|(turn, _)| *turn <= self.now) {
                     self.shedding.waited(since, self.now);
                 }
-                if let Some(Measures(measures)) = self.shedding.admit(self.now) {
+                if let Some(Measures(measures)) = self.shedding.admit(self.now, self.time) {
                     taken += 1;
                     if measures {
                         self.turn = Some((self.now + wait, self.now));
@@ -287,10 +297,20 @@ mod tests {
     #[test]
     fn a_short_wait_is_no_reason_and_one_lucky_turn_ends_a_long_one() {
         let mut process = Process::new();
-        assert_eq!(process.take(1_000, TARGET), 1_000);
+        assert_eq!(process.take(1_000, TARGET_MIN), 1_000);
         for _ in 0..20 {
             // Within every interval somebody waits for 5 ms only.
             assert_eq!(process.take(15, 15 * MS) + process.take(10, 5 * MS), 25);
+        }
+    }
+
+    #[test]
+    fn who_has_more_time_can_wait_longer() {
+        for (seconds, borne, too_much) in [(1, 20, 21), (5, 100, 101), (10, 200, 201), (60, 200, 201)] {
+            let mut process = Process::new();
+            process.time = Duration::from_secs(seconds);
+            assert_eq!(process.take(2_000, borne * MS), 2_000, "{seconds} s");
+            assert!(process.take(2_000, too_much * MS) < 2_000, "{seconds} s");
         }
     }
 
@@ -321,7 +341,7 @@ mod tests {
         let mut taken = 100;
         let (mut least, mut most) = (usize::MAX, 0);
         for round in 0..100 {
-            let wait = TARGET * u32::try_from(taken).unwrap() * 3 / 100;
+            let wait = TARGET_MIN * u32::try_from(taken).unwrap() * 3 / 100;
             taken = process.take(100, wait);
             if round >= 20 {
                 (least, most) = (least.min(taken), most.max(taken));
@@ -353,11 +373,11 @@ mod tests {
         let pressure = Pressure::default();
         let now = Instant::now();
         let mut places: Vec<_> =
-            (0..IN_PROGRESS_MAX).map(|_| pressure.enter(now).expect("a place")).collect();
-        assert!(pressure.enter(now).is_none());
+            (0..IN_PROGRESS_MAX).map(|_| pressure.enter(now, || 1_000 * MS).expect("a place")).collect();
+        assert!(pressure.enter(now, || 1_000 * MS).is_none());
         assert_eq!((pressure.snapshot().in_progress, pressure.snapshot().refused), (IN_PROGRESS_MAX, 1));
         places.pop();
-        assert!(pressure.enter(now).is_some());
+        assert!(pressure.enter(now, || 1_000 * MS).is_some());
         drop(places);
         assert_eq!(pressure.snapshot().in_progress, 0);
     }
@@ -367,25 +387,29 @@ mod tests {
         let pressure = Pressure::default();
         pressure.0.shedding.lock().share = SHARE_MIN;
         let now = Instant::now();
-        let places: Vec<_> = (0..ALWAYS).map_while(|_| pressure.enter(now)).collect();
+        let places: Vec<_> = (0..ALWAYS).map_while(|_| pressure.enter(now, || 1_000 * MS)).collect();
         assert_eq!(places.len(), ALWAYS);
-        assert!(pressure.enter(now).is_none());
+        assert!(pressure.enter(now, || 1_000 * MS).is_none());
     }
 
     #[tokio::test]
     async fn one_at_a_time_measures_and_one_that_gives_up_leaves_it_to_the_next() {
         let pressure = Pressure::default();
         let now = Instant::now();
-        let _others: Vec<_> = (0..ALWAYS).map(|_| pressure.enter(now).expect("a place")).collect();
-        let mut first = pressure.enter(now).expect("a place");
-        let second = pressure.enter(now).expect("a place");
+        let _others: Vec<_> =
+            (0..ALWAYS).map(|_| pressure.enter(now, || 1_000 * MS).expect("a place")).collect();
+        let mut first = pressure.enter(now, || 1_000 * MS).expect("a place");
+        let second = pressure.enter(now, || 1_000 * MS).expect("a place");
         assert!((first.measures.is_some(), second.measures.is_some()) == (true, false));
         first.turn().await;
         assert_eq!(first.measures, None);
-        assert!(pressure.enter(now).expect("a place").measures.is_none(), "it was measured just now");
-        let third = pressure.enter(now + GLANCE).expect("a place");
+        assert!(
+            pressure.enter(now, || 1_000 * MS).expect("a place").measures.is_none(),
+            "it was measured just now"
+        );
+        let third = pressure.enter(now + GLANCE, || 1_000 * MS).expect("a place");
         assert!(third.measures.is_some());
         drop(third);
-        assert!(pressure.enter(now + 2 * GLANCE).expect("a place").measures.is_some());
+        assert!(pressure.enter(now + 2 * GLANCE, || 1_000 * MS).expect("a place").measures.is_some());
     }
 }
