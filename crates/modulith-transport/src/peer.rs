@@ -203,7 +203,7 @@ impl Peer {
         &self,
         deadline: Instant,
         priority: Priority,
-        payload: impl Borrow<Bytes>,
+        payload: Bytes,
     ) -> Result<Bytes, CallFault> {
         self.open(deadline, priority, payload, None).await.map(|answer| answer.payload)
     }

@@ -74,8 +74,8 @@ impl Peers {
         priority: Priority,
     ) -> Result<Told, CallFault> {
         let (name, peer) = &self.services[service];
-        let answer = peer.call(deadline, priority, payload).await.map_err(|fault| fault_of(name, fault))?;
-        match Told::decode(answer) {
+        let answer = peer.open(deadline, priority, payload, None).await;
+        match Told::decode(answer.map_err(|fault| fault_of(name, fault))?.payload) {
             Ok(Told::NotRun(not_run)) => Err(not_run.into()),
             Ok(Told::Unknown(unknown)) => Err(unknown.into()),
             Ok(told) => Ok(told),
