@@ -92,6 +92,7 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Edge(Arc<Door>);
 
+#[derive(Clone)]
 struct Door {
     sessions: Arc<SessionKeys>,
     admin: AccessToken,
@@ -122,18 +123,13 @@ impl Edge {
     /// The same edge, which also knows these programs.
     #[must_use]
     pub fn callers(self, callers: Vec<Caller>) -> Self {
-        let (sessions, admin) = (self.0.sessions.clone(), self.0.admin.clone());
-        let (limits, sampling, pressure) = (self.0.limits, self.0.sampling, self.0.pressure.clone());
-        Self(Arc::new(Door { sessions, admin, callers, limits, sampling, pressure }))
+        Self(Arc::new(Door { callers, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// The same edge, whose requests count together with others of this process.
     #[must_use]
     pub fn under(self, pressure: Pressure) -> Self {
-        let (sessions, admin, callers) =
-            (self.0.sessions.clone(), self.0.admin.clone(), self.0.callers.clone());
-        let (limits, sampling) = (self.0.limits, self.0.sampling);
-        Self(Arc::new(Door { sessions, admin, callers, limits, sampling, pressure }))
+        Self(Arc::new(Door { pressure, ..Arc::unwrap_or_clone(self.0) }))
     }
 }
 

@@ -87,27 +87,20 @@ impl Pressure {
         if others < ALWAYS || (is_open && others < IN_PROGRESS_MAX) {
             return Some(place);
         }
-        let admitted = match others < IN_PROGRESS_MAX {
-            true => {
-                let mut shedding = shared.shedding.lock();
-                let admitted = shedding.admit(now, time());
-                if shedding.share >= 1.0 {
-                    let until = now_ns + GLANCE.as_nanos() as u64;
-                    shared.open_until.store(until, Ordering::Relaxed);
-                }
-                shared.wait_ns.store(shedding.wait.as_nanos() as u64, Ordering::Relaxed);
-                admitted
+        if others < IN_PROGRESS_MAX {
+            let mut shedding = shared.shedding.lock();
+            let admitted = shedding.admit(now, time());
+            if shedding.share >= 1.0 {
+                shared.open_until.store(now_ns + GLANCE.as_nanos() as u64, Ordering::Relaxed);
             }
-            false => None,
-        };
-        match admitted {
-            Some(Measures(measures)) => place.measures = measures.then_some(now),
-            None => {
-                shared.refused.fetch_add(1, Ordering::Relaxed);
-                return None;
+            shared.wait_ns.store(shedding.wait.as_nanos() as u64, Ordering::Relaxed);
+            if let Some(Measures(measures)) = admitted {
+                place.measures = measures.then_some(now);
+                return Some(place);
             }
         }
-        Some(place)
+        shared.refused.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     /// How long what comes in now has probably waited before it was seen.

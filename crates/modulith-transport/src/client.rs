@@ -425,3 +425,51 @@ impl Drop for Submitted<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::{Note, Stream};
+
+    /// What the socket has not been given is what the connection's task has to write.
+    #[tokio::test]
+    async fn a_lone_caller_writes_itself_and_the_next_leaves_it_to_the_task() {
+        let (here, _there) = UnixStream::pair().expect("a pair of sockets");
+        here.writable().await.expect("room");
+        let other = HelloInfo {
+            service: "s".to_owned(),
+            incarnation: [0; 16],
+            about: Bytes::new(),
+            note: Note::default(),
+        };
+        let (_read, write) = Stream::Unix(here).split();
+        let connection = Connection::new(Arc::new(other), write, Arc::default());
+        let now = Instant::now();
+        let submit = || {
+            let payload = Bytes::from_static(b"ask");
+            let deadline = now + Duration::from_secs(60);
+            connection
+                .submit(now, deadline, Priority::Ordinary, &payload, &mut None)
+                .ok()
+                .expect("it is taken")
+        };
+        let seen = || {
+            let state = connection.state.lock();
+            (state.out.waiting(), state.gathering)
+        };
+        let frame = frame::call_bytes(b"ask".len());
+
+        let _first = submit();
+        assert_eq!(seen(), (0, Gathering::No));
+        let _second = submit();
+        assert_eq!(seen(), (frame, Gathering::Begun));
+        let _third = submit();
+        assert_eq!(seen(), (2 * frame, Gathering::Begun), "all that come until its turn");
+        connection.flush(connection.state.lock());
+        assert_eq!(seen().0, 0, "in one go");
+    }
+}
