@@ -58,14 +58,30 @@ pub struct RemoteCall {
     pub method: &'static str,
     pub kind: Kind,
     pub key: Option<ClientKey>,
-    pub request: Vec<u8>,
     /// For a module that is spoken to in JSON.
     pub json: JsonCodec,
 }
 
+/// A request that is encoded where its bytes are wanted.
+pub trait Encode {
+    /// Writes it behind what is there already, in the form of [`crate::encode`].
+    fn encode_onto(&self, out: &mut Vec<u8>) -> Result<(), Fault>;
+}
+
+impl<T: Wire> Encode for T {
+    fn encode_onto(&self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        crate::encode_onto(self, out)
+    }
+}
+
 /// Calls to a module elsewhere. Implemented by the runtime: deadline, retries and connection are its business.
 pub trait RemoteCalls: Send + Sync {
-    fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>>;
+    /// The request is encoded before this returns.
+    fn call<'a>(
+        &'a self,
+        call: RemoteCall,
+        request: &dyn Encode,
+    ) -> BoxFuture<'a, Result<Outcome, CallFault>>;
 }
 
 /// Where a contract's calls go. Typed clients wrap it.
@@ -117,9 +133,12 @@ impl Client {
                 }
             }
             Link::Remote(remote) => {
-                let call =
-                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Query, &request)?;
-                from_outcome(remote.call(call).await?)
+                let called = {
+                    let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Query);
+                    remote.call(call, &request)
+                };
+                drop(request);
+                from_outcome(called.await?)
             }
         }
     }
@@ -136,9 +155,12 @@ impl Client {
                 Done::Stored(outcome) => from_outcome(outcome),
             },
             Link::Remote(remote) => {
-                let call =
-                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Command, &request)?;
-                from_outcome(remote.call(call).await?)
+                let called = {
+                    let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Command);
+                    remote.call(call, &request)
+                };
+                drop(request);
+                from_outcome(called.await?)
             }
         }
     }
@@ -156,9 +178,12 @@ impl Client {
                 EffectRan::Unknown(unknown) => Err(unknown.into()),
             },
             Link::Remote(remote) => {
-                let call =
-                    self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Effect, &request)?;
-                from_outcome(remote.call(call).await?)
+                let called = {
+                    let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Effect);
+                    remote.call(call, &request)
+                };
+                drop(request);
+                from_outcome(called.await?)
             }
         }
     }
@@ -168,10 +193,8 @@ impl Client {
         contract: &'static str,
         method: &'static str,
         kind: Kind,
-        request: &Req,
-    ) -> Result<RemoteCall, NotRun> {
-        let (request, json) = (crate::encode(request)?, JsonCodec::of::<Req, T, E>());
-        Ok(RemoteCall { contract, method, kind, key: self.key, request, json })
+    ) -> RemoteCall {
+        RemoteCall { contract, method, kind, key: self.key, json: JsonCodec::of::<Req, T, E>() }
     }
 }
 

@@ -50,7 +50,8 @@ pub struct Context {
 }
 
 tokio::task_local! {
-    static CURRENT: Context;
+    /// Shared, since the task's every turn moves it in and out.
+    static CURRENT: Arc<Context>;
 }
 
 impl Context {
@@ -76,7 +77,7 @@ impl Context {
 
     /// Looks at the context of the running task, or at a background context outside of any, without a clone of it.
     pub fn with<T>(look: impl Fn(&Self) -> T) -> T {
-        CURRENT.try_with(&look).unwrap_or_else(|_| look(&Self::background("")))
+        CURRENT.try_with(|context| look(context)).unwrap_or_else(|_| look(&Self::background("")))
     }
 
     /// Whether the running task's deadline has passed: work that has not begun is then not begun.
@@ -87,7 +88,7 @@ impl Context {
 
     /// Runs a future within this context.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, future)
+        CURRENT.scope(Arc::new(self), future)
     }
 
     /// When a call made now has to be over.

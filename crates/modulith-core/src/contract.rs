@@ -161,7 +161,13 @@ pub struct QuerySlot<Req, T, E> {
 pub trait QueryFn: Send + Sync {
     /// `slot` is the method's [`QuerySlot`].
     fn run(&self, db: &Snapshot<'_>, slot: &mut dyn Any) -> Result<(), Fault>;
-    fn run_encoded(&self, db: &Snapshot<'_>, request: &[u8]) -> Result<Outcome, Fault>;
+    /// Writes the answer behind what is in `out` already, or says how it was refused.
+    fn run_encoded(
+        &self,
+        db: &Snapshot<'_>,
+        request: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<RefusalRecord>, Fault>;
 }
 
 /// A command behind its token.
@@ -281,10 +287,15 @@ where
         Ok(())
     }
 
-    fn run_encoded(&self, db: &Snapshot<'_>, request: &[u8]) -> Result<Outcome, Fault> {
+    fn run_encoded(
+        &self,
+        db: &Snapshot<'_>,
+        request: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<RefusalRecord>, Fault> {
         match (self.code)(db, crate::decode(request)?) {
-            Ok(answer) => crate::encode(&answer).map(Outcome::Done),
-            Err(Failed::Refused(refusal)) => refusal.record().map(Outcome::Refused),
+            Ok(answer) => crate::encode_onto(&answer, out).map(|()| None),
+            Err(Failed::Refused(refusal)) => refusal.record().map(Some),
             Err(Failed::Fault(fault)) => Err(fault),
         }
     }

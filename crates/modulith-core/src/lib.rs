@@ -23,8 +23,8 @@ mod tx;
 mod value;
 
 pub use client::{
-    Client, ContractClient, Done, LocalCalls, Queried, RemoteCall, RemoteCalls, SagaCalls, SagaClient,
-    SagaEnd,
+    Client, ContractClient, Done, Encode, LocalCalls, Queried, RemoteCall, RemoteCalls, SagaCalls,
+    SagaClient, SagaEnd,
 };
 pub use context::{Context, Principal};
 pub use contract::{
@@ -57,9 +57,19 @@ pub use value::{Column, FromRow, Param, Params, Value};
 /// Encodes a value in the stored and sent form: MessagePack with field names, so that an older reader skips
 /// fields it does not know and a newer one fills fields that are missing.
 pub fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault> {
-    rmp_serde::to_vec_named(value)
+    let mut out = Vec::with_capacity(ENCODED_BYTES);
+    encode_onto(value, &mut out)?;
+    Ok(out)
+}
+
+/// The same behind what is there already.
+pub fn encode_onto<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Fault> {
+    rmp_serde::encode::write_named(out, value)
         .map_err(|error| Fault::new(FaultKind::Encoding, format!("cannot encode: {error}")))
 }
+
+/// Room for an encoded value to begin with: most are shorter.
+const ENCODED_BYTES: usize = 128;
 
 /// Decodes what [`encode`] wrote.
 ///

@@ -121,5 +121,5 @@ async fn reply(response: Response) -> Reply {
     };
     let mut payload = Vec::with_capacity(HEAD_BYTES + content.bytes_within());
     wire::put_answer(&mut payload, head.status, &head.headers, &content);
-    Reply { payload: payload.into(), body }
+    Reply { payload, body }
 }

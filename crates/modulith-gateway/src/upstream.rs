@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use modulith_core::{Context, Fault};
-use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, RepeatBudget, Unknown};
+use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, RepeatBudget, Terms, Unknown};
 
 use crate::body::{Gathered, arrived};
 use crate::http::Problem;
@@ -132,7 +132,7 @@ impl Service {
                 // Without a connection the attempt says why.
                 let _ = self.peer.connected(soon).await;
             }
-            let fault = match self.peer.open(deadline, priority, &payload, body.take()).await {
+            let fault = match self.peer.open(Terms::new(deadline, priority), &payload, body.take()).await {
                 Ok(answer) => return self.answer(answer, &head.method),
                 Err(fault) => fault,
             };

@@ -380,7 +380,14 @@ fn run(app: App, matches: &ArgMatches) -> ExitCode {
             _ => Format::Text,
         },
     };
-    on_runtime(async move { Ok(start(&app, &topology, options).await) })
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let is_supervised = Control::from_environment().is_controlled();
+    // Whoever sets tokio's own variable means it.
+    let workers = match std::env::var_os("TOKIO_WORKER_THREADS") {
+        Some(_) => None,
+        None => topology.workers(options.service.as_deref(), is_supervised, cores),
+    };
+    on_workers(workers, async move { Ok(start(&app, &topology, options).await) })
 }
 
 struct RunOptions {
@@ -474,7 +481,15 @@ async fn own_command(run: RunFn, matches: ArgMatches) -> anyhow::Result<ExitCode
 }
 
 fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    on_workers(None, work)
+}
+
+fn on_workers(workers: Option<usize>, work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");

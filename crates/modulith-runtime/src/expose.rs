@@ -179,11 +179,13 @@ async fn call(
             false => CallFault::from(Unknown::new(UnknownReason::Deadline, "no answer in time")).into(),
         })
     })?;
+    let done = |answer: &[u8]| match (json.write_answer)(answer) {
+        Ok(body) => Ok(answered(body)),
+        Err(fault) => Err(Unknown::new(UnknownReason::Unreadable, fault.message).into()),
+    };
     match told {
-        Told::Outcome(Outcome::Done(answer)) => match (json.write_answer)(&answer) {
-            Ok(body) => Ok(answered(body)),
-            Err(fault) => Err(Unknown::new(UnknownReason::Unreadable, fault.message).into()),
-        },
+        Told::Outcome(Outcome::Done(answer)) => done(&answer),
+        Told::Written(sent) => done(&sent[1..]),
         Told::Outcome(Outcome::Refused(record)) => {
             // As the contract spells it; a field that has this name too is not shown.
             let code = record.code.clone();
@@ -204,7 +206,7 @@ async fn run(hosted: &Arc<Hosted>, found: Found, raw: Raw) -> Result<Told, Probl
     Ok(match found.served().handler {
         Handler::Query { heavy, .. } => match (read(&raw.bytes)?, heavy) {
             (request, true) => {
-                hosted.clone().heavy_query(context.deadline_or_default(), found, request).await
+                hosted.clone().heavy_query(context.deadline_or_default(), found, request, |_| ()).await
             }
             (request, false) => hosted.query(&found, &request),
         },

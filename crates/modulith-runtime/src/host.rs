@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::calls::{Answers, Externals, Peers, RemoteLink, about, admit};
+use crate::calls::{Answers, Externals, Methods, Peers, RemoteLink, about, admit};
 use crate::check::missing_certificates;
 use crate::expose;
 use crate::hosted::{Hosted, ProcessKeys};
@@ -269,6 +269,7 @@ impl Host {
         routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
         let http = Backend::new(routes.clone(), Limits::default()).under(pressure);
+        let methods = Methods::new(&hosted)?;
 
         let host = Self {
             name: name.to_owned(),
@@ -276,7 +277,7 @@ impl Host {
             keys,
             callers,
             routes,
-            answers: Arc::new(Answers { hosted: hosted.clone(), http }),
+            answers: Arc::new(Answers { methods, hosted: hosted.clone(), http }),
             hello,
             admit,
             trust,

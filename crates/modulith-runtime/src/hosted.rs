@@ -4,13 +4,13 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Direction, Done, EffectRan, Handler, LocalCalls,
-    NotRun, NotRunReason, Origin, Outcome, Queried, Ran, ServedMethod, StepKey, Unknown, UnknownReason,
-    crash_point,
+    NotRun, NotRunReason, Origin, Outcome, Queried, Ran, ServedMethod, Snapshot, StepKey, Unknown,
+    UnknownReason, crash_point,
 };
 use modulith_data::inbox::{self, CommandEnd, Known};
 use modulith_data::participant::{Participant, effect_of};
@@ -28,6 +28,9 @@ pub const CLIENT_KEYS_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 /// How long an automatic key is kept: 10 minutes. Its caller repeats it within one deadline only, and no
 /// deadline is longer than a minute.
 pub const AUTOMATIC_KEYS_KEPT_MS: i64 = 10 * 60 * 1000;
+
+/// Room for the answer to a query to begin with: most are shorter.
+const ANSWER_BYTES: usize = 256;
 
 /// Numbers the automatic keys of this process.
 pub(crate) struct ProcessKeys {
@@ -67,6 +70,7 @@ pub(crate) fn client_step_key(key: &ClientKey, contract: &str, method: &str) -> 
 }
 
 /// One method of a module of this process, found by its names.
+#[derive(Clone)]
 pub(crate) struct Found {
     module: Arc<ModuleCode>,
     contract: usize,
@@ -74,6 +78,10 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    pub(crate) fn new(module: &Arc<ModuleCode>, contract: usize, method: usize) -> Self {
+        Self { module: module.clone(), contract, method }
+    }
+
     pub(crate) fn served(&self) -> &ServedMethod {
         &self.module.contracts[self.contract].methods[self.method]
     }
@@ -117,7 +125,7 @@ impl Hosted {
             let module = self.modules().of(contract)?;
             let at = module.contracts.iter().position(|served| served.contract.name == contract)?;
             let method = module.contracts[at].methods.iter().position(|served| served.name == method)?;
-            Some(Found { module: module.clone(), contract: at, method })
+            Some(Found::new(module, at, method))
         };
         find().ok_or_else(|| {
             NotRun::new(NotRunReason::Incompatible, format!("{contract}.{method} is not served here"))
@@ -126,27 +134,39 @@ impl Hosted {
 
     /// Answers another process's query, on this thread.
     pub(crate) fn query(&self, found: &Found, request: &[u8]) -> Told {
-        let run = || -> Result<Outcome, NotRun> {
+        let run = || -> Result<Told, NotRun> {
             let Handler::Query { run, .. } = &found.served().handler else {
                 return Err(found.is_no("query"));
             };
-            unpanicked(|| self.database.read(&found.module.name, |db| run.run_encoded(db, request)))?
-                .map_err(NotRun::from)
+            let mut out = Vec::with_capacity(ANSWER_BYTES);
+            out.push(Told::DONE);
+            let read = |db: &Snapshot<'_>| run.run_encoded(db, request, &mut out);
+            let refused = unpanicked(|| self.database.read(&found.module.name, read))??;
+            Ok(match refused {
+                Some(record) => Told::Outcome(Outcome::Refused(record)),
+                None => Told::Written(out),
+            })
         };
-        run().map_or_else(Told::NotRun, Told::Outcome)
+        run().unwrap_or_else(Told::NotRun)
     }
 
-    /// The same on a thread for what takes long.
+    /// The same on a thread for what takes long; `took` is told for how long it ran.
     pub(crate) async fn heavy_query(
         self: Arc<Self>,
         deadline: Instant,
         found: Found,
         request: Bytes,
+        took: impl FnOnce(Duration) + Send + 'static,
     ) -> Told {
-        let run = move || match deadline <= Instant::now() {
-            // It has waited for a thread.
-            true => Told::NotRun(too_late()),
-            false => self.query(&found, &request),
+        let run = move || {
+            let began = Instant::now();
+            if deadline <= began {
+                // It has waited for a thread.
+                return Told::NotRun(too_late());
+            }
+            let told = self.query(&found, &request);
+            took(began.elapsed());
+            told
         };
         tokio::task::spawn_blocking(run)
             .await

@@ -58,6 +58,9 @@ pub struct Topology {
     pub(crate) lines: BTreeMap<String, usize>,
 }
 
+/// The most worker threads of a process: 512.
+pub const WORKERS_MAX: usize = 512;
+
 /// `[gateway]`: the front door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySection {
@@ -66,6 +69,8 @@ pub struct GatewaySection {
     /// How long calls in flight may take when the application stops, 1 to [`DRAIN_S_MAX`]; default
     /// [`DRAIN_S_DEFAULT`].
     pub drain_s: u64,
+    /// As [`ServiceSection::workers`].
+    pub workers: Option<usize>,
 }
 
 impl GatewaySection {
@@ -76,7 +81,7 @@ impl GatewaySection {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { listen: Address::Tcp(LISTEN_DEFAULT.to_owned()), drain_s: DRAIN_S_DEFAULT }
+        Self { listen: Address::Tcp(LISTEN_DEFAULT.to_owned()), drain_s: DRAIN_S_DEFAULT, workers: None }
     }
 }
 
@@ -102,6 +107,8 @@ pub struct ServiceSection {
     /// As written; see [`Topology::database_path`].
     pub database: Option<PathBuf>,
     pub replicas: u64,
+    /// Threads that run what does not block, 1 to [`WORKERS_MAX`]; see [`Topology::workers`] for the default.
+    pub workers: Option<usize>,
 }
 
 impl ServiceSection {
@@ -113,6 +120,7 @@ impl ServiceSection {
             addresses: Vec::new(),
             database: None,
             replicas: 1,
+            workers: None,
         }
     }
 
@@ -142,6 +150,26 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 impl Topology {
+    /// How many worker threads a process has: of this service, of the gateway, or, without a name, of one that supervises
+    /// them all. `None` is all cores.
+    ///
+    /// As written. Else the processes of one supervisor share its machine's cores evenly, rounded up (`cores`): a thread
+    /// more than there are cores to run it makes every one of them slower. A process that somebody else starts has what
+    /// its container allows.
+    pub(crate) fn workers(&self, name: Option<&str>, is_supervised: bool, cores: usize) -> Option<usize> {
+        let Some(name) = name else {
+            // The supervisor waits, and a monolith without a name is the whole application.
+            return if self.is_monolith() { self.services[0].workers } else { Some(1) };
+        };
+        let written = match self.service(name) {
+            Some(service) => service.workers,
+            None => self.gateway.workers,
+        };
+        let processes = self.services.len() + 1;
+        let share = || (is_supervised && !self.is_monolith()).then(|| cores.div_ceil(processes));
+        written.or_else(share)
+    }
+
     /// Everything in one service called like the application.
     pub fn built_in(app_name: &str, modules: &[&str]) -> Self {
         let service = ServiceSection {

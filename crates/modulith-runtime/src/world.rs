@@ -1,21 +1,21 @@
 //! The world of a service's coordinators and participants: its database, its peers, and tokio's clock.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modulith_core::{
-    AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, NotRun, Trace, Unknown, UnknownReason, encode,
+    AnyBox, CallFault, Context, EffectFn, EffectRan, Fault, NotRun, Trace, Unknown, UnknownReason,
+    encode_onto,
 };
 use modulith_data::saga::{Asked, Place, Told as SagaTold};
 use modulith_data::sqlite::Database;
 use modulith_data::{Session, Urgency, World};
-use modulith_transport::Priority;
+use modulith_transport::{Priority, Terms};
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::calls::{Ask, Head, Peers, Told, jittered};
+use crate::calls::{Ask, Asker, Head, Peers, Told, jittered};
 use crate::metrics::{Ended, Metrics};
 use crate::spans;
 
@@ -63,16 +63,18 @@ impl World for Surroundings {
             contract: "",
             method: "",
             request_id: &context.request_id,
-            principal: context.principal.as_ref().map(Cow::Borrowed),
+            principal: context.principal.as_ref().map(Asker::from),
             keyed: None,
             trace: context.trace.clone(),
         };
-        let payload = encode(&asked).and_then(|body| head.with_body(&body)).map_err(NotRun::from)?;
+        let mut payload = head.with_body(&[]).map_err(NotRun::from)?;
+        encode_onto(&asked, &mut payload).map_err(NotRun::from)?;
         let priority = match urgency {
             Urgency::Ordinary { .. } => Priority::Ordinary,
             Urgency::Reserved => Priority::Reserved,
         };
-        let sent = self.peers.send(peer, &payload, Instant::now() + time, priority);
+        let terms = Terms { now: started, deadline: started + time, priority };
+        let sent = self.peers.send(peer, &payload[..], terms);
         let result = match sent.instrument(span).await {
             Ok(Told::Saga(told)) => Ok(told),
             Ok(_) => {

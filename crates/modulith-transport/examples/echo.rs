@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         if later {
             Handled::Later(Box::pin(async move { Ok(call.payload.into()) }))
         } else {
-            Handled::Now(Ok(call.payload))
+            Handled::Now(Ok(call.payload.into()))
         }
     });
     let shutdown = CancellationToken::new();

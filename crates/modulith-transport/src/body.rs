@@ -68,12 +68,12 @@ impl fmt::Debug for Body {
 /// What a handler answers: a payload, and perhaps a body behind it.
 #[derive(Debug)]
 pub struct Reply {
-    pub payload: Bytes,
+    pub payload: Vec<u8>,
     pub body: Option<Body>,
 }
 
-impl From<Bytes> for Reply {
-    fn from(payload: Bytes) -> Self {
+impl From<Vec<u8>> for Reply {
+    fn from(payload: Vec<u8>) -> Self {
         Self { payload, body: None }
     }
 }

@@ -59,6 +59,17 @@ enum PassKind {
     Urgent,
 }
 
+impl Pass {
+    /// Of a call through a closed circuit.
+    pub(crate) fn counted(era: u64) -> Self {
+        Self { kind: PassKind::Counted, era }
+    }
+
+    pub(crate) fn is_counted(self) -> bool {
+        self.kind == PassKind::Counted
+    }
+}
+
 /// Why a call may not be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Barred {
@@ -100,6 +111,19 @@ impl Breaker {
         }
     }
 
+    /// The era in which every call passes, and the time up to which nothing has to be asked or told about one that ends
+    /// well but that it did.
+    pub(crate) fn calm(&self) -> Option<(u64, Instant)> {
+        let is_calm = matches!(self.gate, Gate::Closed) && self.window.sum.overloaded == 0;
+        is_calm.then_some((self.era, self.window.bucket_ends))
+    }
+
+    /// So many calls have ended well since it was last told, at the latest when the present bucket was over.
+    pub(crate) fn add_good(&mut self, calls: u64) {
+        self.window.now().good += calls;
+        self.window.sum.good += calls;
+    }
+
     pub(crate) fn state(&self) -> BreakerState {
         match self.gate {
             Gate::Closed => BreakerState::Closed,
@@ -122,10 +146,9 @@ impl Breaker {
         }
         let retry_after = match &mut self.gate {
             Gate::Closed => {
+                self.window.turn(now);
                 return match priority {
-                    Priority::Ordinary if self.holds_back(now) => {
-                        Err(Barred::Throttled { retry_after: SOON })
-                    }
+                    Priority::Ordinary if self.holds_back() => Err(Barred::Throttled { retry_after: SOON }),
                     _ => Ok(self.pass(PassKind::Counted)),
                 };
             }
@@ -176,6 +199,11 @@ impl Breaker {
         Pass { kind, era: self.era }
     }
 
+    #[cfg(test)]
+    pub(crate) fn good(&self) -> u64 {
+        self.window.sum.good
+    }
+
     fn is_ill(&self) -> bool {
         let Counts { good, bad, overloaded, .. } = self.window.sum;
         let ended = good + bad + overloaded;
@@ -203,11 +231,10 @@ impl Breaker {
 
     /// Refuses so many that about half of what is sent is accepted: with the probability
     /// `(requests - 2 * accepted) / (requests + 1)` of the book, over the window.
-    fn holds_back(&mut self, now: Instant) -> bool {
+    fn holds_back(&mut self) -> bool {
         if self.window.sum.overloaded == 0 {
             return false;
         }
-        self.window.turn(now);
         let Counts { good, bad, overloaded, held_back } = self.window.sum;
         let accepted = good + bad;
         let requests = accepted + overloaded + held_back;

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Answer, Body, CallFault, ConnectionError, HelloInfo, Limits, NotRun, Priority, Unknown,
+    Answer, Body, CallFault, ConnectionError, HelloInfo, Limits, NotRun, Payload, Priority, Terms, Unknown,
     frame::{self, CHUNK, Kind, PARTS, STREAMED},
     outgoing::Outgoing,
     sending::Sending,
@@ -33,6 +33,9 @@ use crate::{
 };
 
 pub(crate) type Outcome = Result<Answer, CallFault>;
+
+/// Calls below which a batch is not cut in two: a system call costs as much as a few of them.
+const WORTH_A_WRITE: usize = 8;
 
 /// Where the last part of a payload begins as long as it has no place.
 const NOWHERE_YET: u64 = u64::MAX;
@@ -148,6 +151,12 @@ impl State {
         self.waiting_callers() == 0
     }
 
+    /// Half of all calls that wait for an answer have been gathered, and are worth a system call.
+    fn has_half(&self) -> bool {
+        let gathered = self.out.pending_calls;
+        gathered >= WORTH_A_WRITE && 2 * gathered >= self.waiting_callers()
+    }
+
     fn waiting_callers(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -160,18 +169,19 @@ impl State {
         id: u64,
         priority: Priority,
         remaining_ms: u32,
-        payload: &Bytes,
+        payload: Payload<'_>,
         body: Option<Body>,
     ) {
+        let bytes = payload.bytes();
         let streamed = if body.is_some() { STREAMED } else { 0 };
         let out = &mut self.out.pending;
-        if payload.len() > CHUNK {
+        if bytes.len() > CHUNK {
             // Checked against `payload_bytes_max`, which is below 4 GiB.
-            let size = (payload.len() as u32).to_le_bytes();
+            let size = (bytes.len() as u32).to_le_bytes();
             frame::put_call(out, id, priority, PARTS | streamed, remaining_ms, &size);
-            self.sending.add(id, payload.clone(), body);
+            self.sending.add(id, payload.to_bytes(), body);
         } else {
-            frame::put_call(out, id, priority, streamed, remaining_ms, payload);
+            frame::put_call(out, id, priority, streamed, remaining_ms, bytes);
             self.sending.add(id, Bytes::new(), body);
         }
     }
@@ -206,11 +216,11 @@ impl Connection {
     pub(crate) fn submit(
         &self,
         now: Instant,
-        deadline: Instant,
-        priority: Priority,
-        payload: &Bytes,
+        Terms { deadline, priority, .. }: Terms,
+        payload: Payload<'_>,
         body: &mut Option<Body>,
     ) -> Result<Submitted<'_>, NotTaken> {
+        let bytes = payload.bytes();
         let remaining = deadline.saturating_duration_since(now).as_millis();
         let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX).max(1);
         let mut state = self.state.lock();
@@ -221,15 +231,15 @@ impl Connection {
             return Err(NotTaken::Draining);
         }
         let waiting = state.out.waiting();
-        let in_parts = payload.len() > CHUNK;
-        let at_once = if in_parts { 0 } else { payload.len() };
+        let in_parts = bytes.len() > CHUNK;
+        let at_once = if in_parts { 0 } else { bytes.len() };
         if waiting > 0 && waiting + frame::call_bytes(at_once) > self.limits.write_buffer_bytes_max {
             return Err(NotTaken::Full);
         }
         let has_more = in_parts || body.is_some();
         if has_more {
             let parts = state.sending.payload_bytes();
-            let too_large = in_parts && parts > 0 && parts + payload.len() > self.limits.in_flight_bytes_max;
+            let too_large = in_parts && parts > 0 && parts + bytes.len() > self.limits.in_flight_bytes_max;
             if too_large || (body.is_some() && state.sending.bodies() >= self.limits.bodies_max) {
                 return Err(NotTaken::Full);
             }
@@ -253,15 +263,15 @@ impl Connection {
             drop(state);
             self.task.wake();
         } else {
-            frame::put_call(&mut state.out.pending, id, priority, 0, remaining_ms, payload);
-            if state.gathering == Gathering::No {
-                if state.waiting_callers() == 1 {
-                    self.flush(state);
-                } else {
-                    state.gathering = Gathering::Begun;
-                    drop(state);
-                    self.task.wake();
-                }
+            frame::put_call(&mut state.out.pending, id, priority, 0, remaining_ms, bytes);
+            state.out.pending_calls += 1;
+            let is_first = state.gathering == Gathering::No;
+            if state.has_half() || (is_first && state.waiting_callers() == 1) {
+                self.flush(state);
+            } else if is_first {
+                state.gathering = Gathering::Begun;
+                drop(state);
+                self.task.wake();
             }
         }
         Ok(Submitted { connection: self, id, answer })
@@ -453,7 +463,12 @@ mod tests {
             let payload = Bytes::from_static(b"ask");
             let deadline = now + Duration::from_secs(60);
             connection
-                .submit(now, deadline, Priority::Ordinary, &payload, &mut None)
+                .submit(
+                    now,
+                    Terms { now, deadline, priority: Priority::Ordinary },
+                    (&payload).into(),
+                    &mut None,
+                )
                 .ok()
                 .expect("it is taken")
         };

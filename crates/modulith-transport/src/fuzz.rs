@@ -151,10 +151,10 @@ fn handler(call: Incoming) -> Handled {
         })),
         // Sends back what is streamed behind it.
         Some(3) => Handled::Later(Box::pin(async move {
-            Ok(Reply { payload: call.payload, body: call.body.map(Body::new) })
+            Ok(Reply { payload: call.payload.into(), body: call.body.map(Body::new) })
         })),
         Some(2) => Handled::Later(Box::pin(std::future::pending())),
-        _ => Handled::Now(Ok(call.payload)),
+        _ => Handled::Now(Ok(call.payload.into())),
     }
 }
 

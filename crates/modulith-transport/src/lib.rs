@@ -86,7 +86,7 @@ pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token}
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
 pub use names::Resolve;
-pub use peer::{Peer, Snapshot};
+pub use peer::{Payload, Peer, Snapshot, Terms};
 pub use repeat_budget::RepeatBudget;
 pub use replica::ReplicaSnapshot;
 pub use serve::{Handled, Handler, HttpTask, Incoming, serve, serve_connection};

@@ -12,6 +12,8 @@ use crate::frame::{self, Kind};
 pub(crate) struct Outgoing {
     pub(crate) front: Vec<u8>,
     pub(crate) pending: Vec<u8>,
+    /// Calls whose only frame is in `pending`.
+    pub(crate) pending_calls: usize,
     /// Where `pending` begins, and `front` ends.
     pub(crate) pending_from: u64,
     /// Up to where the socket has taken the bytes.
@@ -42,6 +44,7 @@ impl Outgoing {
         self.front.clear();
         self.front.shrink_to(frame::KEPT_MAX);
         std::mem::swap(&mut self.front, &mut self.pending);
+        self.pending_calls = 0;
         self.pending_from += self.front.len() as u64;
     }
 

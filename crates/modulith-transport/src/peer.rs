@@ -4,7 +4,6 @@
 //! `replicas.rs`. It never repeats a call that may have run: what may be repeated is not known here.
 
 use std::{
-    borrow::Borrow,
     fmt,
     sync::{
         Arc,
@@ -24,7 +23,7 @@ use crate::{
     circuit::Circuit,
     client::NotTaken,
     names,
-    replica::Settings,
+    replica::{Replica, Settings},
     replicas::{Picked, Prospect, Replicas},
 };
 
@@ -51,6 +50,60 @@ struct Inner {
     settings: Arc<Settings>,
     in_flight: AtomicUsize,
     started: AtomicBool,
+}
+
+/// What holds for one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// When it is made: the time of whoever has just looked at the clock.
+    pub now: Instant,
+    /// When its caller stops waiting.
+    pub deadline: Instant,
+    pub priority: Priority,
+}
+
+impl Terms {
+    /// Of a call that is made now.
+    pub fn new(deadline: Instant, priority: Priority) -> Self {
+        Self { now: Instant::now(), deadline, priority }
+    }
+}
+
+/// The bytes of a call. They are lent: nearly always they are copied into a frame at once, beside those of others.
+#[derive(Debug, Clone, Copy)]
+pub enum Payload<'a> {
+    /// What leaves in parts is copied before.
+    Lent(&'a [u8]),
+    /// What leaves in parts is shared.
+    Shared(&'a Bytes),
+}
+
+impl Payload<'_> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Lent(bytes) => bytes,
+            Payload::Shared(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn to_bytes(self) -> Bytes {
+        match self {
+            Payload::Lent(bytes) => Bytes::copy_from_slice(bytes),
+            Payload::Shared(bytes) => bytes.clone(),
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Payload<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Payload::Lent(bytes)
+    }
+}
+
+impl<'a> From<&'a Bytes> for Payload<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        Payload::Shared(bytes)
+    }
 }
 
 /// What is to be seen of a peer at one moment, for telemetry.
@@ -97,21 +150,25 @@ impl Drop for Place<'_> {
 /// peer.
 struct Held {
     peer: Arc<Inner>,
-    replica: Arc<AtomicUsize>,
+    replica: Option<Arc<Replica>>,
 }
 
 impl Held {
-    fn new(peer: &Arc<Inner>, replica: &Arc<AtomicUsize>) -> Self {
+    fn new(peer: &Arc<Inner>, replica: Option<&Arc<Replica>>) -> Self {
         peer.in_flight.fetch_add(1, Ordering::Relaxed);
-        replica.fetch_add(1, Ordering::Relaxed);
-        Self { peer: Arc::clone(peer), replica: Arc::clone(replica) }
+        if let Some(replica) = replica {
+            replica.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { peer: Arc::clone(peer), replica: replica.cloned() }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.replica.fetch_sub(1, Ordering::Relaxed);
+        if let Some(replica) = &self.replica {
+            replica.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -205,7 +262,7 @@ impl Peer {
         priority: Priority,
         payload: Bytes,
     ) -> Result<Bytes, CallFault> {
-        self.open(deadline, priority, payload, None).await.map(|answer| answer.payload)
+        self.open(Terms::new(deadline, priority), &payload, None).await.map(|answer| answer.payload)
     }
 
     /// Sends one call with a body behind its payload, if there is one, and waits until the deadline for the
@@ -222,37 +279,36 @@ impl Peer {
     /// As [`call`](Self::call). What goes wrong later is told by the [`crate::BodyReader`] of either side.
     pub async fn open(
         &self,
-        deadline: Instant,
-        priority: Priority,
-        payload: impl Borrow<Bytes>,
+        terms: Terms,
+        payload: impl Into<Payload<'_>>,
         body: Option<Body>,
     ) -> Result<Answer, CallFault> {
-        let (inner, payload) = (&*self.inner, payload.borrow());
+        let (inner, payload) = (&*self.inner, payload.into());
+        let Terms { now, deadline, priority } = terms;
         let limits = &inner.settings.limits;
-        if payload.len() > limits.payload_bytes_max {
-            return Err(NotRun::TooLarge { bytes: payload.len(), max: limits.payload_bytes_max }.into());
+        let bytes = payload.bytes().len();
+        if bytes > limits.payload_bytes_max {
+            return Err(NotRun::TooLarge { bytes, max: limits.payload_bytes_max }.into());
         }
         let max = limits.in_flight_for(priority);
         let _place = Place::take_below(&inner.in_flight, max).ok_or(NotRun::QueueFull)?;
-        let now = Instant::now();
         if deadline <= now {
             return Err(NotRun::Deadline.into());
         }
         let leave = inner.settings.circuit.enter(now, priority)?;
-        let outcome = self.send(now, deadline, priority, payload, body).await;
+        let outcome = self.send(terms, payload, body).await;
         leave.ended(ending_of(&outcome));
         outcome
     }
 
     async fn send(
         &self,
-        mut now: Instant,
-        deadline: Instant,
-        priority: Priority,
-        payload: &Bytes,
+        terms: Terms,
+        payload: Payload<'_>,
         mut body: Option<Body>,
     ) -> Result<Answer, CallFault> {
         let Inner { replicas, settings, .. } = &*self.inner;
+        let Terms { mut now, deadline, .. } = terms;
         let patience = deadline.min(now + settings.limits.drain_wait_max);
         let has_body = body.is_some();
         loop {
@@ -265,8 +321,8 @@ impl Peer {
                 }
             };
             let mut outcome = {
-                let _place = Place::take(&replica.in_flight);
-                match connection.submit(now, deadline, priority, payload, &mut body) {
+                let _place = replica.as_deref().map(|replica| Place::take(&replica.in_flight));
+                match connection.submit(now, terms, payload, &mut body) {
                     Ok(submitted) => submitted.outcome().await,
                     Err(NotTaken::Full) => Err(NotRun::QueueFull.into()),
                     Err(NotTaken::Ended(text)) => Err(NotRun::Unreachable(text).into()),
@@ -274,7 +330,7 @@ impl Peer {
                 }
             };
             if let Ok(Answer { body: Some(body), .. }) = &mut outcome {
-                body.hold(Held::new(&self.inner, &replica.in_flight));
+                body.hold(Held::new(&self.inner, replica.as_ref()));
             }
             let did_not_run =
                 matches!(outcome, Err(CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Rejected(_))));
@@ -286,7 +342,9 @@ impl Peer {
                 now = Instant::now();
             }
             if !is_left || now >= patience {
-                replicas.ended(&replica, ending_of(&outcome), settings);
+                if let Some(replica) = replica {
+                    replicas.ended(&replica, ending_of(&outcome), settings);
+                }
                 return outcome;
             }
             // It did not run there, and another connection is about to take the place of this one: look again, once
@@ -339,7 +397,7 @@ impl Peer {
             breaker,
             breaker_opened,
             in_flight: self.in_flight(),
-            replicas: self.inner.replicas.all().iter().map(|replica| replica.snapshot(now)).collect(),
+            replicas: self.inner.replicas.snapshot(now, self.in_flight()),
         }
     }
 

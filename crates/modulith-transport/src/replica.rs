@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -26,14 +27,15 @@ pub(crate) struct Replica {
     pub(crate) address: Address,
     /// The host name that led here, if one did.
     pub(crate) name: Option<String>,
-    /// Calls that wait for an answer from here.
-    pub(crate) in_flight: Arc<AtomicUsize>,
+    /// Calls that wait for an answer from here, where a call has a choice.
+    pub(crate) in_flight: AtomicUsize,
     pub(crate) ejection: Mutex<Ejection>,
     /// Fires when the name no longer leads here: no new calls, those that run are finished.
     pub(crate) leave: CancellationToken,
     /// It said that it goes, and until then its successor is worth waiting for.
     awaited_until: Mutex<Option<Instant>>,
-    state: Mutex<State>,
+    /// Each call looks at it, and it changes with its connection.
+    state: ArcSwap<State>,
     /// Why there was no connection, until there is one again.
     fault: Mutex<Option<NotRun>>,
 }
@@ -82,17 +84,17 @@ impl Replica {
         Self {
             address,
             name,
-            in_flight: Arc::default(),
+            in_flight: AtomicUsize::new(0),
             ejection: Mutex::default(),
             leave: CancellationToken::new(),
             awaited_until: Mutex::new(awaited_until),
-            state: Mutex::new(State::Connecting),
+            state: ArcSwap::from_pointee(State::Connecting),
             fault: Mutex::new(None),
         }
     }
 
     pub(crate) fn state(&self) -> State {
-        self.state.lock().clone()
+        State::clone(&self.state.load())
     }
 
     pub(crate) fn awaited_until(&self) -> Option<Instant> {
@@ -100,7 +102,7 @@ impl Replica {
     }
 
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
-        match &*self.state.lock() {
+        match &**self.state.load() {
             State::Up(connection) => Some(Arc::clone(connection)),
             State::Connecting | State::Down(_) => None,
         }
@@ -116,12 +118,12 @@ impl Replica {
         self.fault.lock().clone()
     }
 
-    pub(crate) fn snapshot(&self, now: Instant) -> ReplicaSnapshot {
+    pub(crate) fn snapshot(&self, now: Instant, in_flight: usize) -> ReplicaSnapshot {
         ReplicaSnapshot {
             address: self.address.clone(),
             is_connected: self.usable().is_some(),
             is_ejected: self.ejection.lock().is_out(now),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight,
         }
     }
 
@@ -131,7 +133,7 @@ impl Replica {
             State::Up(_) => *self.fault.lock() = None,
             State::Down(fault) => *self.fault.lock() = Some(fault.clone()),
         }
-        *self.state.lock() = state;
+        self.state.store(Arc::new(state));
         settings.changed.send_replace(());
     }
 

@@ -12,16 +12,19 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::{
-    Address, NotRun,
+    Address, NotRun, ReplicaSnapshot,
     breaker::Ending,
     client::Connection,
     names, random,
     replica::{Replica, Settings, State},
 };
 
-pub(crate) type Picked = (Arc<Replica>, Arc<Connection>);
+/// Where a call goes. Without a replica, it is the only one that there is, and nothing has to be known of it.
+pub(crate) type Picked = (Option<Arc<Replica>>, Arc<Connection>);
 
 pub(crate) struct Replicas {
+    /// There is one address, which is no name: nothing is chosen, and the set never changes.
+    only: Option<Arc<Replica>>,
     now: ArcSwap<Vec<Arc<Replica>>>,
     /// The host names among the addresses, and why the last look-up of each failed; a name that was never looked up
     /// has [`LookUp::UnderWay`]. Its lock is held while the set changes.
@@ -52,7 +55,11 @@ impl Replicas {
                 None => fixed.push(Arc::new(Replica::new(address, None, None))),
             }
         }
-        Self { now: ArcSwap::from_pointee(fixed), names: Mutex::new(named) }
+        let only = match (&fixed[..], &named[..]) {
+            ([only], []) => Some(Arc::clone(only)),
+            _ => None,
+        };
+        Self { only, now: ArcSwap::from_pointee(fixed), names: Mutex::new(named) }
     }
 
     /// Starts the tasks that connect and those that look names up.
@@ -129,13 +136,16 @@ impl Replicas {
 
     /// A connected replica, by two random choices among those that are not left out, unless all are.
     pub(crate) fn pick(&self) -> Option<Picked> {
+        if let Some(only) = &self.only {
+            return only.usable().map(|connection| (None, connection));
+        }
         let replicas = self.now.load();
         if let [only] = &replicas[..] {
-            return only.usable().map(|connection| (Arc::clone(only), connection));
+            return only.usable().map(|connection| (Some(Arc::clone(only)), connection));
         }
         let now = Instant::now();
         let up = |replica: &Arc<Replica>| Some((Arc::clone(replica), replica.usable()?));
-        let mut up: Vec<Picked> = replicas.iter().filter_map(up).collect();
+        let mut up: Vec<_> = replicas.iter().filter_map(up).collect();
         if up.iter().any(|(replica, _)| !replica.ejection.lock().is_out(now)) {
             up.retain(|(replica, _)| !replica.ejection.lock().is_out(now));
         }
@@ -144,7 +154,7 @@ impl Replicas {
         let second = (first + 1 + random::below(up.len().saturating_sub(1))) % up.len().max(1);
         let busy = |at: usize| up.get(at).map(|(replica, _)| replica.in_flight.load(Ordering::Relaxed));
         let chosen = if busy(second) < busy(first) { second } else { first };
-        up.into_iter().nth(chosen)
+        up.into_iter().nth(chosen).map(|(replica, connection)| (Some(replica), connection))
     }
 
     /// Takes note of how a call to this replica ended, and leaves it out when it has failed too often.
@@ -164,6 +174,15 @@ impl Replicas {
             tracing::info!(address = %replica.address, "a replica is left out for a while: calls to it fail");
             replica.ejection.lock().eject(now, limits);
         }
+    }
+
+    /// Each of them, for telemetry. What is in flight at the only one is what is in flight at the peer.
+    pub(crate) fn snapshot(&self, now: Instant, in_flight: usize) -> Vec<ReplicaSnapshot> {
+        let of = |replica: &Replica| match self.only {
+            Some(_) => replica.snapshot(now, in_flight),
+            None => replica.snapshot(now, replica.in_flight.load(Ordering::Relaxed)),
+        };
+        self.all().iter().map(|replica| of(replica)).collect()
     }
 
     pub(crate) fn prospect(&self, now: Instant) -> Prospect {

@@ -23,6 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Incoming {
     pub peer: Arc<PeerInfo>,
+    /// When it was read, together with those that came with it.
+    pub arrived: Instant,
     /// When the caller stops waiting, by this process's clock; the time on the network is not subtracted.
     pub deadline: Instant,
     pub priority: Priority,
@@ -35,7 +37,7 @@ pub struct Incoming {
 /// What a handler makes of a call.
 pub enum Handled {
     /// Done within the call of `handle_now`: no allocation, no task switch.
-    Now(Result<Bytes, Rejection>),
+    Now(Result<Vec<u8>, Rejection>),
     /// To be waited for. The connection's own task polls it, together with its other calls, so it must not
     /// block. It is dropped when the caller gives up or the connection ends. A body of its [`Reply`] is polled
     /// by the same task, behind the payload.

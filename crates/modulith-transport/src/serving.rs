@@ -72,9 +72,10 @@ pub(crate) struct Serving {
     draining: Option<Pin<Box<Sleep>>>,
 }
 
-/// What a call says in front of its payload.
+/// What is known of a call in front of its payload.
 struct Head {
     priority: Priority,
+    arrived: Instant,
     deadline: Instant,
 }
 
@@ -261,7 +262,7 @@ impl Serving {
                 Kind::Part => {
                     let id = frame.id;
                     if let Some(whole) = self.receiving.part(frame)? {
-                        self.run_call(id, whole.head, whole.payload, whole.body);
+                        self.run_call(id, Head { arrived: now, ..whole.head }, whole.payload, whole.body);
                     }
                 }
                 Kind::Data => self.receiving.data(&frame)?,
@@ -299,7 +300,8 @@ impl Serving {
         if self.by_id.contains_key(&id) || self.receiving.contains(id) || self.sending.contains(id) {
             return Err(ConnectionError::Malformed("a call's id is in use"));
         }
-        let head = Head { priority, deadline: now + Duration::from_millis(remaining_ms.into()) };
+        let deadline = now + Duration::from_millis(remaining_ms.into());
+        let head = Head { priority, arrived: now, deadline };
         let size = if in_parts { Frame::number(&payload)? } else { payload.len() };
         if let Some(rejection) = self.refused(priority, size, is_streamed) {
             frame::put_rejected(&mut self.out, id, &rejection);
@@ -343,6 +345,7 @@ impl Serving {
         let payload_bytes = payload.len();
         let call = Incoming {
             peer: Arc::clone(&self.other),
+            arrived: head.arrived,
             deadline: head.deadline,
             priority: head.priority,
             payload,

@@ -31,7 +31,7 @@ async fn many_callers_get_their_own_answers() {
                     }
                     Ok(call.payload.into())
                 })),
-                _ => Handled::Now(Ok(call.payload)),
+                _ => Handled::Now(Ok(call.payload.into())),
             }
         };
         let served = wire.serve(None, Limits::default(), Arc::new(handler)).await;
@@ -100,8 +100,8 @@ async fn rejections_panics_and_sizes_are_told_apart() {
         b"reject later" => Handled::Later(Box::pin(async { Err(Rejection::new("r".repeat(5000))) })),
         b"panic" => panic!("on purpose"),
         b"panic later" => Handled::Later(Box::pin(async { panic!("on purpose") })),
-        b"large" => Handled::Now(Ok(Bytes::from(vec![0; 2001]))),
-        _ => Handled::Now(Ok(call.payload)),
+        b"large" => Handled::Now(Ok(vec![0; 2001])),
+        _ => Handled::Now(Ok(call.payload.into())),
     };
     let served = Served::start(&tcp(), limits.clone(), Arc::new(handler)).await;
     let peer = peer_with(&served.address, limits);

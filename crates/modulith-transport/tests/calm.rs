@@ -143,7 +143,7 @@ fn switched(on: &Arc<AtomicBool>, entered: &Arc<AtomicUsize>) -> Arc<dyn modulit
     Arc::new(move |call: Incoming| {
         entered.fetch_add(1, Ordering::SeqCst);
         match on.load(Ordering::SeqCst) {
-            true => Handled::Now(Ok(call.payload)),
+            true => Handled::Now(Ok(call.payload.into())),
             false => Handled::Later(Box::pin(std::future::pending())),
         }
     })

@@ -207,7 +207,7 @@ async fn a_caller_that_never_reads_is_stopped_and_given_up() {
     let counted = Arc::clone(&ran);
     let handler = move |call: Incoming| {
         counted.fetch_add(1, Ordering::SeqCst);
-        Handled::Now(Ok(call.payload))
+        Handled::Now(Ok(call.payload.into()))
     };
     let limits = Limits { write_buffer_bytes_max: 64 << 10, ..impatient() };
     let mut served = Served::start(&tcp(), limits, Arc::new(handler)).await;

@@ -139,7 +139,7 @@ async fn a_server_that_breaks_the_rules_of_bodies_loses_its_callers() {
         connected.expect("a handshake");
         let call = {
             let (peer, body) = (peer.clone(), Body::new(futures_util::stream::pending()));
-            tokio::spawn(async move { peer.open(soon(), Priority::Ordinary, Bytes::new(), Some(body)).await })
+            tokio::spawn(async move { peer.open(Terms::new(soon(), Priority::Ordinary), &[][..], Some(body)).await })
         };
         let (kind, id, _) = in_time(read_frame(&mut stream)).await.expect("a frame");
         assert_eq!((kind, id), (CALL, 0));

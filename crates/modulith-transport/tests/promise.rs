@@ -46,7 +46,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
             }
             assert!(seen.lock().expect("no panic").insert(id), "call {id} ran twice");
             if id.is_multiple_of(3) {
-                return Handled::Now(Ok(call.payload));
+                return Handled::Now(Ok(call.payload.into()));
             }
             Handled::Later(Box::pin(async move {
                 for _ in 0..id % 50 {
@@ -61,7 +61,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                     }
                     _ => None,
                 };
-                Ok(Reply { payload: call.payload, body })
+                Ok(Reply { payload: call.payload.into(), body })
             }))
         };
         let handler = Arc::new(handler);
@@ -96,7 +96,7 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                         Body::new(futures_util::stream::iter(pieces))
                     });
                     let call = async {
-                        let answer = peer.open(deadline, Priority::Ordinary, payload.clone(), body).await?;
+                        let answer = peer.open(Terms::new(deadline, Priority::Ordinary), &payload, body).await?;
                         if let Some(mut body) = answer.body
                             && !id.is_multiple_of(5)
                         {

@@ -26,7 +26,7 @@ const CHUNK: usize = 64 << 10;
 fn mirror() -> Arc<dyn Handler> {
     Arc::new(|call: Incoming| {
         Handled::Later(Box::pin(async move {
-            Ok(Reply { payload: call.payload, body: call.body.map(Body::new) })
+            Ok(Reply { payload: call.payload.into(), body: call.body.map(Body::new) })
         }))
     })
 }
@@ -82,7 +82,7 @@ async fn bodies_come_back_as_they_went() {
                 let (head, body) = (pattern(at, head), pattern(at + 100, body));
                 let sent = Some(pieces(&body, piece));
                 let answer =
-                    peer.open(soon(), Priority::Ordinary, head.clone(), sent).await.expect("an answer");
+                    peer.open(Terms::new(soon(), Priority::Ordinary), &head, sent).await.expect("an answer");
                 assert!(answer.payload == head, "head {at}");
                 let back = read_all(answer.body.expect("a body")).await.expect("a clean end");
                 assert!(back == body, "body {at}");
@@ -145,8 +145,8 @@ async fn parts_before(stream: &mut Stream, wanted: impl Fn(u8, u64) -> bool) -> 
 async fn a_small_answer_overtakes_a_large_one_and_large_ones_share() {
     let folder = tempfile::tempdir().expect("a folder");
     let handler = |call: Incoming| match &call.payload[..] {
-        b"large" => Handled::Now(Ok(pattern(0, LARGE))),
-        _ => Handled::Now(Ok(call.payload)),
+        b"large" => Handled::Now(Ok(pattern(0, LARGE).into())),
+        _ => Handled::Now(Ok(call.payload.into())),
     };
     let served = Served::start(&unix(&folder), Limits::default(), Arc::new(handler)).await;
     let mut stream = raw_caller(&served.address).await;
@@ -226,19 +226,19 @@ async fn whoever_does_not_read_holds_a_window_and_nobody_else() {
     let mirror = mirror();
     let handler = move |call: Incoming| match &call.payload[..] {
         b"down" => {
-            let reply = Reply { payload: Bytes::new(), body: body.lock().take() };
+            let reply = Reply { payload: Vec::new(), body: body.lock().take() };
             Handled::Later(Box::pin(async { Ok(reply) }))
         }
         b"up" => {
             readers.send(call.body.expect("a body")).expect("a test");
-            Handled::Now(Ok(Bytes::new()))
+            Handled::Now(Ok(Vec::new()))
         }
         _ => mirror.handle_now(call),
     };
     let served = Served::start(&tcp(), Limits::default(), Arc::new(handler)).await;
     let peer = peer(&served.address);
     let open = async |head: &'static [u8], body| {
-        in_time(peer.open(soon(), Priority::Ordinary, Bytes::from_static(head), body)).await
+        in_time(peer.open(Terms::new(soon(), Priority::Ordinary), head, body)).await
     };
     let mut down = open(b"down", None).await.expect("an answer").body.expect("a body");
     let (made_up, body) = endless(PIECE);
@@ -291,14 +291,14 @@ async fn is_dropped(mut gone: mpsc::Receiver<()>) {
 async fn serving(limits: Limits, bodies: Vec<Body>) -> Served {
     let bodies = parking_lot::Mutex::new(bodies.into_iter());
     let handler = move |_: Incoming| {
-        let reply = Reply { payload: Bytes::new(), body: bodies.lock().next() };
+        let reply = Reply { payload: Vec::new(), body: bodies.lock().next() };
         Handled::Later(Box::pin(async { Ok(reply) }))
     };
     Served::start(&tcp(), limits, Arc::new(handler)).await
 }
 
 async fn open(peer: &Peer, body: Option<Body>) -> Result<Option<BodyReader>, CallFault> {
-    let answer = in_time(peer.open(soon(), Priority::Ordinary, Bytes::new(), body)).await;
+    let answer = in_time(peer.open(Terms::new(soon(), Priority::Ordinary), &[][..], body)).await;
     answer.map(|answer| answer.body)
 }
 
@@ -452,7 +452,7 @@ async fn a_call_with_a_body_that_was_sent_before_the_drain_was_heard_of_is_answe
     let sent = pattern(0, 2 * BODY_WINDOW_BYTES);
     // Both happen before the server's word can be read. Nobody comes after it.
     served.shutdown.cancel();
-    let opened = peer.open(soon(), Priority::Ordinary, Bytes::new(), Some(pieces(&sent, 10_000)));
+    let opened = peer.open(Terms::new(soon(), Priority::Ordinary), &[][..], Some(pieces(&sent, 10_000)));
     let body = in_time(opened).await.expect("an answer").body.expect("a body");
     assert!(read_all(body).await.expect("a clean end") == sent);
     while let Err(error) = served.next_end().await {
@@ -571,7 +571,7 @@ async fn limits_are_named_on_both_sides() {
     }
     let most = pattern(0, 100_000);
     assert!(in_time(caller.call(soon(), Priority::Ordinary, most.clone())).await == Ok(most));
-    let handler = |call: Incoming| Handled::Now(Ok(pattern(0, usize::from(call.payload[0]) * 50_001)));
+    let handler = |call: Incoming| Handled::Now(Ok(pattern(0, usize::from(call.payload[0]) * 50_001).into()));
     let served = Served::start(&tcp(), Limits::default(), Arc::new(handler)).await;
     let peer = peer_with(&served.address, small);
     for (times, is_allowed) in [(1, true), (2, false), (100, false), (1, true)] {

@@ -418,7 +418,7 @@ async fn a_recorded_handshake_opens_nothing() {
         let counted = ran.clone();
         let handler = move |call: modulith_transport::Incoming| {
             counted.fetch_add(1, Ordering::SeqCst);
-            modulith_transport::Handled::Now(Ok(call.payload))
+            modulith_transport::Handled::Now(Ok(call.payload.into()))
         };
         let trust = tls.then(|| authority.trust("served"));
         let hello_here = hello("served");

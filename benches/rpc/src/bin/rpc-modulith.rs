@@ -39,7 +39,8 @@ fn routes(links: &Links) -> Router {
             let caller = |number| Asking {
                 echo: echo.clone(),
                 user: Arc::from("somebody"),
-                caller: number,
+                // As long as a UUID; the last digits are the call's number.
+                request: format!("{number:08x}-0000-7000-8000-000000000000").into_bytes(),
                 calls: 0,
                 trace,
             };
@@ -59,7 +60,7 @@ fn routes(links: &Links) -> Router {
 struct Asking {
     echo: EchoClient,
     user: Arc<str>,
-    caller: usize,
+    request: Vec<u8>,
     calls: u64,
     trace: Trace,
 }
@@ -67,9 +68,9 @@ struct Asking {
 impl Caller for Asking {
     async fn call(&mut self) -> anyhow::Result<()> {
         self.calls += 1;
-        // As long as a UUID.
-        let request = format!("{:08x}-0000-7000-8000-{:012x}", self.caller, self.calls);
-        let context = context(&self.user, &request, self.trace);
+        let digits = self.request.iter_mut().rev().take(12).enumerate();
+        digits.for_each(|(at, digit)| *digit = b"0123456789abcdef"[(self.calls >> (4 * at)) as usize % 16]);
+        let context = context(&self.user, str::from_utf8(&self.request)?, self.trace);
         context.scope(self.echo.echo(Message::filled())).await?.check()
     }
 }

@@ -18,7 +18,7 @@ async fn main() -> anyhow::Result<()> {
         Role::Serve { address } => {
             let listener = Listener::bind(&address).await?;
             println!("ready");
-            let handler = Arc::new(|call: Incoming| Handled::Now(Ok(call.payload)));
+            let handler = Arc::new(|call: Incoming| Handled::Now(Ok(call.payload.into())));
             serve(listener, hello("serves"), admit, limits, handler, None, CancellationToken::new()).await;
         }
         Role::Call { address, load } => {

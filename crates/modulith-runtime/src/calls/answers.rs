@@ -4,7 +4,6 @@
 //! anybody but the gateway, since they say who asks. A query runs at once, on the connection's task; everything else is
 //! waited for.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +17,7 @@ use modulith_transport::{BodyReader, Handled, Handler, HelloInfo, Incoming, Reje
 use tracing::{Instrument, Span};
 
 use super::hello::Neighbour;
+use super::methods::Methods;
 use super::wire::{self, Ask, Head, Told};
 use crate::hosted::Hosted;
 use crate::metrics::{CallMeter, Ended};
@@ -27,12 +27,13 @@ use crate::topology::GATEWAY;
 /// See the module's documentation.
 pub(crate) struct Answers {
     pub(crate) hosted: Arc<Hosted>,
+    pub(crate) methods: Methods,
     pub(crate) http: Backend,
 }
 
 impl Handler for Answers {
     fn handle_now(&self, mut call: Incoming) -> Handled {
-        let started = Instant::now();
+        let started = call.arrived;
         let body = call.body.take();
         self.handle(&call, body, started).unwrap_or_else(|reason| {
             self.hosted.metrics.answers.unknown().ended(Ended::NotRun, started.elapsed());
@@ -45,7 +46,12 @@ impl Handler for Answers {
 impl Answers {
     fn handle(&self, call: &Incoming, body: Option<BodyReader>, started: Instant) -> Result<Handled, String> {
         let meters = &self.hosted.metrics.answers;
-        let (mut head, request) = wire::read(&call.payload)?;
+        let names = wire::names(&call.payload).unwrap_or_default();
+        let known = self.methods.get(names);
+        let (mut head, request) = match known {
+            Some(method) => wire::read_behind(&call.payload, names, method.contract, method.name),
+            None => wire::read(&call.payload),
+        }?;
         head.trace = head.trace.map(Trace::next);
         let neighbour: &Neighbour = call.peer.note.get().ok_or("the caller was never admitted")?;
         if head.ask == Ask::Http {
@@ -70,34 +76,37 @@ impl Answers {
         if !neighbour.needs(head.contract) {
             return Err(undeclared(&call.peer, head.contract));
         }
-        let method = match self.hosted.find(head.contract, head.method) {
-            Ok(method) => method,
-            Err(not_run) => {
-                meters.call(head.contract, head.method).ended(Ended::NotRun, started.elapsed());
-                return Ok(Handled::Now(told_bytes(not_run.into())));
-            }
+        let Some(method) = known.or_else(|| self.methods.find(head.contract, head.method)) else {
+            meters.call(head.contract, head.method).ended(Ended::NotRun, started.elapsed());
+            let detail = format!("{}.{} is not served here", head.contract, head.method);
+            let not_run = NotRun::new(NotRunReason::Incompatible, detail);
+            return Ok(Handled::Now(told_bytes(not_run.into())));
         };
         let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
-        let meter = meters.call(head.contract, head.method);
         if head.ask == Ask::Query && !method.is_heavy() {
             return Ok(Handled::Now(span.in_scope(|| {
-                let told = self.hosted.query(&method, request);
-                count(meter, &span, started, &told);
+                let began = method.began(started);
+                let told = self.hosted.query(&method.found, request);
+                let ended = count(&method.meter, &span, started, &told);
+                method.took(ended.saturating_duration_since(began));
                 told_bytes(told)
             })));
         }
-        let seen = Seen { span, meter: meter.clone(), started };
-        let (hosted, request) = (self.hosted.clone(), call.payload.slice_ref(request));
+        let seen = Seen { span, meter: method.meter.clone(), started };
+        let (hosted, found) = (self.hosted.clone(), method.found.clone());
+        let request = call.payload.slice_ref(request);
         Ok(match head.ask {
             Ask::Query => {
                 let deadline = call.deadline;
-                later(seen, async move { hosted.heavy_query(deadline, method, request).await })
+                let method = method.clone();
+                let took = move |time| method.took(time);
+                later(seen, async move { hosted.heavy_query(deadline, found, request, took).await })
             }
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
                 later(seen, async move {
-                    hosted.command(deadline, method, keyed, request).await.unwrap_or_else(Told::from)
+                    hosted.command(deadline, found, keyed, request).await.unwrap_or_else(Told::from)
                 })
             }
             Ask::Effect => {
@@ -105,7 +114,7 @@ impl Answers {
                 // What it says about overload is said of the outside world, not of this service.
                 let span = seen.span.clone();
                 let answer = async move {
-                    let told = hosted.call_effect(method, request, context).await;
+                    let told = hosted.call_effect(found, request, context).await;
                     seen.count(&told);
                     told_bytes(told).map(Into::into)
                 };
@@ -156,7 +165,7 @@ fn undeclared(peer: &HelloInfo, contract: &str) -> String {
 /// The context of another service's call: its deadline is inherited as what was left of it when it was sent.
 pub(super) fn context(head: Head<'_>, call: &Incoming) -> Context {
     Context {
-        principal: head.principal.map(Cow::into_owned),
+        principal: head.principal.map(Into::into),
         deadline: Some(call.deadline),
         // Its caller repeats, if anybody does.
         repeats: Repeats::none(),
@@ -178,13 +187,15 @@ impl Seen {
     }
 }
 
-/// The call is counted, and of a sampled one there is a line that ends it.
-fn count(meter: &CallMeter, span: &Span, started: Instant, told: &Told) {
-    let (ended, took) = (told.ended(), started.elapsed());
+/// The call is counted, and of a sampled one there is a line that ends it; when it ended.
+fn count(meter: &CallMeter, span: &Span, started: Instant, told: &Told) -> Instant {
+    let (ended, now) = (told.ended(), Instant::now());
+    let took = now.saturating_duration_since(started);
     meter.ended(ended, took);
     if !span.is_none() {
         tracing::debug!(outcome = ended.name(), us = took.as_micros() as u64, "answered");
     }
+    now
 }
 
 /// A caller that leaves drops the future: then nobody learns an outcome, and none is counted.
@@ -204,7 +215,7 @@ fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Han
     Handled::Later(Box::pin(answer.instrument(span)))
 }
 
-fn told_bytes(told: Told) -> Result<Bytes, Rejection> {
+fn told_bytes(told: Told) -> Result<Vec<u8>, Rejection> {
     match told.encode() {
         Ok(bytes) => Ok(bytes),
         // The call may have run, so this cannot be a rejection.

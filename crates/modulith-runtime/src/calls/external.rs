@@ -4,6 +4,7 @@
 //! What they say is taken at its word only as far as it does no harm: a refusal has to name a `code`, "certainly not
 //! done" has to be said as we say it, and everything that is not understood may have run.
 
+use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use modulith_core::{
-    BoxFuture, CallFault, Context, ContractModel, JsonCodec, Kind, NotRun, NotRunReason, Outcome,
+    BoxFuture, CallFault, Context, ContractModel, Encode, JsonCodec, Kind, NotRun, NotRunReason, Outcome,
     RefusalRecord, RemoteCall, RemoteCalls, StepKey, Trace, Unknown, UnknownReason,
 };
 use modulith_gateway::http::IDEMPOTENCY_KEY;
@@ -123,7 +124,15 @@ pub(crate) struct ExternalLink {
 }
 
 impl RemoteCalls for ExternalLink {
-    fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
+    fn call<'a>(
+        &'a self,
+        call: RemoteCall,
+        request: &dyn Encode,
+    ) -> BoxFuture<'a, Result<Outcome, CallFault>> {
+        let mut encoded = Vec::new();
+        if let Err(fault) = request.encode_onto(&mut encoded) {
+            return Box::pin(ready(Err(NotRun::from(fault).into())));
+        }
         let mut context = Context::current();
         context.trace = context.trace.map(Trace::next);
         let span = spans::call(context.trace.as_ref(), &context.request_id, call.contract, call.method);
@@ -139,7 +148,7 @@ impl RemoteCalls for ExternalLink {
                     return Err(NotRun::new(NotRunReason::Incompatible, detail).into());
                 }
             };
-            let body = Bytes::from((call.json.write_request)(&call.request).map_err(NotRun::from)?);
+            let body = Bytes::from((call.json.write_request)(&encoded).map_err(NotRun::from)?);
             let (service, call, context, body) = (&self.service, &call, &context, &body);
             service.budget.earn();
             let spend = || service.budget.spend(Instant::now());

@@ -119,16 +119,13 @@ fn fixtures() -> Vec<Fixture> {
     let mut fixtures = vec![
         introduction(),
         head("head query", &plain(Ask::Query, "product")),
-        head(
-            "head effect",
-            &Head { principal: Some(Cow::Owned(Principal::Admin)), ..plain(Ask::Effect, "charge") },
-        ),
+        head("head effect", &Head { principal: Some(Asker::Admin), ..plain(Ask::Effect, "charge") }),
         head("head http", &Head { contract: "", method: "", ..plain(Ask::Http, "") }),
         head("head saga", &Head { contract: "", method: "", ..plain(Ask::Saga, "") }),
         head(
             "head command",
             &Head {
-                principal: Some(Cow::Owned(Principal::User("ann".into()))),
+                principal: Some(Asker::User("ann")),
                 trace: Some(Trace {
                     id: [3; 16],
                     span: [4; 8],

@@ -3,22 +3,20 @@
 //! Repeats what is idempotent, and only for the outermost caller: within the deadline, the repeats of its request
 //! ([`Context::repeats`]) and the peer's share ([`RepeatBudget`](modulith_transport::RepeatBudget)). What a saga asks does not come here; its walk repeats.
 
-use std::borrow::Cow;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use modulith_core::{
-    BoxFuture, CallFault, Context, Kind, NotRun, NotRunReason, Outcome, RemoteCall, RemoteCalls, Repeats,
-    Trace, Unknown, UnknownReason,
+    BoxFuture, CallFault, Context, Encode, Fault, Kind, NotRun, NotRunReason, Outcome, RemoteCall,
+    RemoteCalls, Repeats, Trace, Unknown, UnknownReason,
 };
 use modulith_data::inbox::body_hash;
-use modulith_transport::Priority;
+use modulith_transport::{Priority, Terms};
 use tracing::{Instrument, Span};
 
 use super::peers::Peers;
-use super::wire::{Ask, Head, Keyed, Told};
+use super::wire::{Ask, Asker, Head, Keyed, Told};
 use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
 use crate::metrics::{ContractMeters, Ended, Metrics};
 use crate::spans;
@@ -39,31 +37,36 @@ pub(crate) struct RemoteLink {
 
 /// What a call takes from the context that it is made in.
 struct Asked {
-    payload: Bytes,
+    payload: Vec<u8>,
     deadline: Instant,
     repeats: Repeats,
     span: Span,
 }
 
 impl RemoteCalls for RemoteLink {
-    fn call(&self, call: RemoteCall) -> BoxFuture<'_, Result<Outcome, CallFault>> {
-        let (meter, started) = (self.meters.of(call.method), Instant::now());
+    fn call<'a>(
+        &'a self,
+        call: RemoteCall,
+        request: &dyn Encode,
+    ) -> BoxFuture<'a, Result<Outcome, CallFault>> {
+        let (meter, now) = (self.meters.of(call.method), Instant::now());
         let Asked { payload, deadline, repeats, span } =
-            match Context::with(|c| self.asked(&call, c, started)) {
+            match Context::with(|c| self.asked(&call, request, c, now)) {
                 Ok(asked) => asked,
                 Err(not_run) => {
-                    meter.ended(Ended::NotRun, started.elapsed());
+                    meter.ended(Ended::NotRun, now.elapsed());
                     return Box::pin(ready(Err(not_run.into())));
                 }
             };
+        let kind = call.kind;
         let called = async move {
             self.peers.earn(self.service);
-            let result = match self.attempt(&payload, deadline).await {
+            let result = match self.attempt(&payload, now, deadline).await {
                 Ok(outcome) => Ok(outcome),
                 // Apart, so that a call which needs no repeat has a small future.
-                Err(fault) => Box::pin(self.repeat(call.kind, fault, payload, deadline, repeats)).await,
+                Err(fault) => Box::pin(self.repeat(kind, fault, payload, deadline, repeats)).await,
             };
-            meter.ended(Ended::of(&result), started.elapsed());
+            meter.ended(Ended::of(&result), now.elapsed());
             result
         };
         if span.is_none() { Box::pin(called) } else { Box::pin(called.instrument(span)) }
@@ -115,8 +118,9 @@ where
 }
 
 impl RemoteLink {
-    async fn attempt(&self, payload: &Bytes, deadline: Instant) -> Result<Outcome, CallFault> {
-        match self.peers.send(self.service, payload, deadline, Priority::Ordinary).await? {
+    async fn attempt(&self, payload: &[u8], now: Instant, deadline: Instant) -> Result<Outcome, CallFault> {
+        let terms = Terms { now, deadline, priority: Priority::Ordinary };
+        match self.peers.send(self.service, payload, terms).await? {
             Told::Outcome(outcome) => Ok(outcome),
             _ => Err(Unknown::new(UnknownReason::Unreadable, "an answer of another kind than asked").into()),
         }
@@ -126,59 +130,75 @@ impl RemoteLink {
         &self,
         kind: Kind,
         fault: CallFault,
-        payload: Bytes,
+        payload: Vec<u8>,
         deadline: Instant,
         repeats: Repeats,
     ) -> Result<Outcome, CallFault> {
         let spend = || self.peers.spend(self.service);
         let retried = || self.metrics.peers[self.service].retries.add(1);
-        let attempt = || self.attempt(&payload, deadline);
+        let attempt = || self.attempt(&payload, Instant::now(), deadline);
         repeated(kind, fault, &repeats, deadline, spend, retried, attempt).await
     }
 
-    fn asked(&self, call: &RemoteCall, context: &Context, now: Instant) -> Result<Asked, NotRun> {
+    fn asked(
+        &self,
+        call: &RemoteCall,
+        request: &dyn Encode,
+        context: &Context,
+        now: Instant,
+    ) -> Result<Asked, NotRun> {
         let trace = context.trace.clone().map(Trace::next);
         Ok(Asked {
             deadline: context.deadline.unwrap_or_else(|| now + Context::DEADLINE_DEFAULT),
             repeats: context.repeats.clone(),
             span: spans::call(trace.as_ref(), &context.request_id, call.contract, call.method),
-            payload: self.payload(call, context, trace)?,
+            payload: self.payload(call, request, context, trace)?,
         })
     }
 
     /// Under which key the callee runs it.
-    fn keyed(&self, call: &RemoteCall) -> Option<Keyed> {
-        match (call.kind, &call.key) {
-            (Kind::Query | Kind::Effect, _) => None,
-            (Kind::Command, Some(key)) => Some(Keyed {
+    fn keyed(&self, call: &RemoteCall, request: &[u8]) -> Keyed {
+        match &call.key {
+            Some(key) => Keyed {
                 key: client_step_key(key, call.contract, call.method),
                 hash: key.body_hash(),
                 kept_ms: CLIENT_KEYS_KEPT_MS,
-            }),
-            (Kind::Command, None) => Some(Keyed {
-                key: self.keys.next(),
-                hash: body_hash(&call.request),
-                kept_ms: AUTOMATIC_KEYS_KEPT_MS,
-            }),
+            },
+            None => {
+                Keyed { key: self.keys.next(), hash: body_hash(request), kept_ms: AUTOMATIC_KEYS_KEPT_MS }
+            }
         }
     }
 
-    fn payload(&self, call: &RemoteCall, context: &Context, trace: Option<Trace>) -> Result<Bytes, NotRun> {
-        let ask = match call.kind {
-            Kind::Query => Ask::Query,
-            Kind::Command => Ask::Command,
-            Kind::Effect => Ask::Effect,
-        };
-        let head = Head {
-            ask,
+    fn payload(
+        &self,
+        call: &RemoteCall,
+        request: &dyn Encode,
+        context: &Context,
+        trace: Option<Trace>,
+    ) -> Result<Vec<u8>, Fault> {
+        let mut head = Head {
+            ask: Ask::Query,
             contract: call.contract,
             method: call.method,
             request_id: &context.request_id,
-            principal: context.principal.as_ref().map(Cow::Borrowed),
-            keyed: self.keyed(call),
+            principal: context.principal.as_ref().map(Asker::from),
+            keyed: None,
             trace,
         };
-        head.with_body(&call.request).map_err(NotRun::from)
+        if call.kind == Kind::Command {
+            // Its hash stands before it.
+            let mut body = Vec::new();
+            request.encode_onto(&mut body)?;
+            head = Head { ask: Ask::Command, keyed: Some(self.keyed(call, &body)), ..head };
+            return head.with_body(&body);
+        }
+        if call.kind == Kind::Effect {
+            head.ask = Ask::Effect;
+        }
+        let mut out = head.with_body(&[])?;
+        request.encode_onto(&mut out)?;
+        Ok(out)
     }
 }
 

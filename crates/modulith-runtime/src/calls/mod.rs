@@ -1,6 +1,7 @@
 //! Calls between services: those that leave this process, and those that enter it.
 //!
-//! `link` is a client's way out, with its repeats, and `external` the one to a service that is none of ours; `peers` has the connections; `answers` is the way in; `hello` decides
+//! `link` is a client's way out, with its repeats, and `external` the one to a service that is none of ours; `peers` has the connections; `answers` is the way in, and
+//! `methods` what there is to be called; `hello` decides
 //! who may talk to whom, and `wire` has every byte.
 
 mod answers;
@@ -9,6 +10,7 @@ mod external;
 mod fixtures;
 mod hello;
 mod link;
+mod methods;
 mod peers;
 mod wire;
 
@@ -16,8 +18,9 @@ pub(crate) use answers::Answers;
 pub(crate) use external::Externals;
 pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
+pub(crate) use methods::Methods;
 pub(crate) use peers::Peers;
-pub(crate) use wire::{Ask, Head, Keyed, Told, put_http};
+pub(crate) use wire::{Ask, Asker, Head, Keyed, Told, put_http};
 
 #[cfg(test)]
 mod tests;

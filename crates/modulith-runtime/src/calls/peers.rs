@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use modulith_core::{CallFault, NotRun, NotRunReason, Unknown, UnknownReason};
-use modulith_transport::{Peer, Priority, RepeatBudget};
+use modulith_transport::{Payload, Peer, RepeatBudget, Terms};
 
 use super::wire::Told;
 
@@ -69,12 +68,11 @@ impl Peers {
     pub(crate) async fn send(
         &self,
         service: usize,
-        payload: &Bytes,
-        deadline: Instant,
-        priority: Priority,
+        payload: impl Into<Payload<'_>>,
+        terms: Terms,
     ) -> Result<Told, CallFault> {
         let (name, peer) = &self.services[service];
-        let answer = peer.open(deadline, priority, payload, None).await;
+        let answer = peer.open(terms, payload, None).await;
         match Told::decode(answer.map_err(|fault| fault_of(name, fault))?.payload) {
             Ok(Told::NotRun(not_run)) => Err(not_run.into()),
             Ok(Told::Unknown(unknown)) => Err(unknown.into()),

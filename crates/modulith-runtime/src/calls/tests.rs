@@ -56,7 +56,7 @@ fn link(to: Address) -> Arc<RemoteLink> {
 
 fn call() -> RemoteCall {
     let json = JsonCodec::of::<(), (), Never>();
-    RemoteCall { contract: "next", method: "ask", kind: Kind::Query, key: None, request: Vec::new(), json }
+    RemoteCall { contract: "next", method: "ask", kind: Kind::Query, key: None, json }
 }
 
 /// A service that is too busy, and counts how often it is asked.
@@ -77,7 +77,7 @@ async fn in_between(next: Address) -> Address {
         Handled::Later(Box::pin(async move {
             let (head, _) = super::wire::read(&incoming.payload).expect("a call");
             let context = super::answers::context(head, &incoming);
-            let told = match context.scope(async { link.call(call()).await }).await {
+            let told = match context.scope(async { link.call(call(), &()).await }).await {
                 Ok(outcome) => Told::Outcome(outcome),
                 Err(CallFault::NotRun(not_run)) => Told::NotRun(not_run),
                 Err(CallFault::Unknown(unknown)) => Told::Unknown(unknown),
@@ -90,7 +90,7 @@ async fn in_between(next: Address) -> Address {
 
 async fn ask(link: &RemoteLink, context: Context) -> Result<Outcome, CallFault> {
     let deadline = Some(Instant::now() + Duration::from_secs(20));
-    Context { deadline, ..context }.scope(async { link.call(call()).await }).await
+    Context { deadline, ..context }.scope(async { link.call(call(), &()).await }).await
 }
 
 fn is_overloaded(outcome: &Result<Outcome, CallFault>) -> bool {

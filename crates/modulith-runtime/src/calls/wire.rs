@@ -26,8 +26,6 @@
 //! them, and refuses the call by the tag's number. So a later version adds what may be ignored and what may not. The bodies are
 //! MessagePack with field names, where a field added with a default is read by old and new.
 
-use std::borrow::Cow;
-
 use bytes::{Buf, Bytes};
 use modulith_core::{
     Context, Direction, Fault, FaultKind, NotRun, Origin, Outcome, Principal, RefusalRecord, StepKey, Trace,
@@ -62,10 +60,38 @@ pub(crate) struct Head<'a> {
     pub(crate) contract: &'a str,
     pub(crate) method: &'a str,
     pub(crate) request_id: &'a str,
-    pub(crate) principal: Option<Cow<'a, Principal>>,
+    pub(crate) principal: Option<Asker<'a>>,
     /// Of a command.
     pub(crate) keyed: Option<Keyed>,
     pub(crate) trace: Option<Trace>,
+}
+
+/// Who asks, by a name that is somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker<'a> {
+    Admin,
+    User(&'a str),
+    Caller(&'a str),
+}
+
+impl<'a> From<&'a Principal> for Asker<'a> {
+    fn from(principal: &'a Principal) -> Self {
+        match principal {
+            Principal::Admin => Self::Admin,
+            Principal::User(subject) => Self::User(subject),
+            Principal::Caller(name) => Self::Caller(name),
+        }
+    }
+}
+
+impl From<Asker<'_>> for Principal {
+    fn from(asker: Asker<'_>) -> Self {
+        match asker {
+            Asker::Admin => Self::Admin,
+            Asker::User(subject) => Self::User(subject.into()),
+            Asker::Caller(name) => Self::Caller(name.into()),
+        }
+    }
 }
 
 /// Under which key a command runs.
@@ -89,23 +115,22 @@ const KEYED_BYTES: usize = 1 + 1 + 2 + 8 + 16 + 16 + 8;
 
 impl Head<'_> {
     /// The head and the body as one payload.
-    pub(crate) fn with_body(&self, body: &[u8]) -> Result<Bytes, Fault> {
+    pub(crate) fn with_body(&self, body: &[u8]) -> Result<Vec<u8>, Fault> {
         let mut out = Vec::with_capacity(256 + body.len());
         self.put(&mut out)?;
         out.extend_from_slice(body);
-        Ok(out.into())
+        Ok(out)
     }
 
     fn put(&self, out: &mut Vec<u8>) -> Result<(), Fault> {
         out.push(self.ask as u8);
-        put(out, CONTRACT, &[self.contract.as_bytes()])?;
-        put(out, METHOD, &[self.method.as_bytes()])?;
+        put_names(out, self.contract, self.method)?;
         put(out, REQUEST_ID, &[self.request_id.as_bytes()])?;
-        match self.principal.as_deref() {
+        match self.principal {
             None => {}
-            Some(Principal::Admin) => put(out, PRINCIPAL, &[b"a"])?,
-            Some(Principal::User(subject)) => put(out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
-            Some(Principal::Caller(name)) => put(out, PRINCIPAL, &[b"c", name.as_bytes()])?,
+            Some(Asker::Admin) => put(out, PRINCIPAL, &[b"a"])?,
+            Some(Asker::User(subject)) => put(out, PRINCIPAL, &[b"u", subject.as_bytes()])?,
+            Some(Asker::Caller(name)) => put(out, PRINCIPAL, &[b"c", name.as_bytes()])?,
         }
         if let Some(keyed) = &self.keyed {
             put(out, KEYED, &[&keyed.encode()])?;
@@ -126,11 +151,35 @@ pub(crate) fn put_http(context: &Context, out: &mut Vec<u8>) -> Result<(), Fault
         contract: "",
         method: "",
         request_id: &context.request_id,
-        principal: context.principal.as_ref().map(Cow::Borrowed),
+        principal: context.principal.as_ref().map(Asker::from),
         keyed: None,
         trace: context.trace.clone(),
     };
     head.put(out)
+}
+
+/// How the fields of a call to this method begin.
+pub(crate) fn names_of(contract: &str, method: &str) -> Result<Vec<u8>, Fault> {
+    let mut names = Vec::new();
+    put_names(&mut names, contract, method)?;
+    Ok(names)
+}
+
+fn put_names(out: &mut Vec<u8>, contract: &str, method: &str) -> Result<(), Fault> {
+    put(out, CONTRACT, &[contract.as_bytes()])?;
+    put(out, METHOD, &[method.as_bytes()])
+}
+
+/// The fields that name contract and method, if a call begins with both, as ours do; see [`names_of`].
+pub(crate) fn names(payload: &[u8]) -> Option<&[u8]> {
+    let fields = payload.get(1..)?;
+    let behind = |tag: u8, from: usize| match fields.get(from..)? {
+        [first, low, high, ..] if *first == tag => {
+            Some(from + 3 + usize::from(u16::from_le_bytes([*low, *high])))
+        }
+        _ => None,
+    };
+    fields.get(..behind(METHOD, behind(CONTRACT, 0)?)?)
 }
 
 /// A field; an empty one is left out.
@@ -153,8 +202,19 @@ fn put(out: &mut Vec<u8>, tag: u8, parts: &[&[u8]]) -> Result<(), Fault> {
 
 /// Reads a call's payload; the text of an `Err` says what is wrong with it.
 pub(crate) fn read(payload: &[u8]) -> Result<(Head<'_>, &[u8]), String> {
+    read_behind(payload, &[], "", "")
+}
+
+/// The same of a call that begins with these [`names`], which are known to mean this contract and method.
+pub(crate) fn read_behind<'a>(
+    payload: &'a [u8],
+    names: &[u8],
+    contract: &'a str,
+    method: &'a str,
+) -> Result<(Head<'a>, &'a [u8]), String> {
     let cut = || "the call's head is cut short".to_owned();
-    let (kind, mut rest) = payload.split_first().ok_or_else(cut)?;
+    let (kind, rest) = payload.split_first().ok_or_else(cut)?;
+    let mut rest = rest.get(names.len()..).ok_or_else(cut)?;
     let ask = match kind {
         1 => Ask::Query,
         2 => Ask::Command,
@@ -163,8 +223,7 @@ pub(crate) fn read(payload: &[u8]) -> Result<(Head<'_>, &[u8]), String> {
         5 => Ask::Http,
         other => return Err(format!("a call of kind {other} is not understood here")),
     };
-    let mut head =
-        Head { ask, contract: "", method: "", request_id: "", principal: None, keyed: None, trace: None };
+    let mut head = Head { ask, contract, method, request_id: "", principal: None, keyed: None, trace: None };
     loop {
         let (tag, after) = rest.split_first().ok_or_else(cut)?;
         rest = after;
@@ -179,7 +238,7 @@ pub(crate) fn read(payload: &[u8]) -> Result<(Head<'_>, &[u8]), String> {
             CONTRACT => head.contract = text(field, "contract")?,
             METHOD => head.method = text(field, "method")?,
             REQUEST_ID => head.request_id = text(field, "request id")?,
-            PRINCIPAL => head.principal = Some(Cow::Owned(principal(field)?)),
+            PRINCIPAL => head.principal = Some(asker(field)?),
             KEYED => head.keyed = Some(Keyed::decode(field)?),
             TRACE => head.trace = trace(field),
             TRACE_STATE => {
@@ -201,11 +260,11 @@ fn text<'a>(field: &'a [u8], name: &str) -> Result<&'a str, String> {
     std::str::from_utf8(field).map_err(|_| format!("the call's {name} is not UTF-8"))
 }
 
-fn principal(field: &[u8]) -> Result<Principal, String> {
+fn asker(field: &[u8]) -> Result<Asker<'_>, String> {
     match field.split_first() {
-        Some((b'a', [])) => Ok(Principal::Admin),
-        Some((b'u', subject)) => Ok(Principal::User(text(subject, "principal")?.into())),
-        Some((b'c', name)) => Ok(Principal::Caller(text(name, "principal")?.into())),
+        Some((b'a', [])) => Ok(Asker::Admin),
+        Some((b'u', subject)) => Ok(Asker::User(text(subject, "principal")?)),
+        Some((b'c', name)) => Ok(Asker::Caller(text(name, "principal")?)),
         // Never a guest by mistake: who is not understood is refused.
         _ => Err("the call's principal is not understood here".to_owned()),
     }
@@ -261,6 +320,8 @@ impl Keyed {
 #[derive(Debug)]
 pub(crate) enum Told {
     Outcome(Outcome),
+    /// It is done, and these bytes say so: [`Told::DONE`] and the answer.
+    Written(Vec<u8>),
     Saga(SagaTold),
     NotRun(NotRun),
     Unknown(Unknown),
@@ -270,15 +331,19 @@ impl Told {
     pub(crate) fn ended(&self) -> Ended {
         match self {
             Self::Outcome(Outcome::Refused(_)) | Self::Saga(SagaTold::Refused { .. }) => Ended::Refused,
-            Self::Outcome(Outcome::Done(_)) | Self::Saga(_) => Ended::Done,
+            Self::Outcome(Outcome::Done(_)) | Self::Written(_) | Self::Saga(_) => Ended::Done,
             Self::NotRun(_) => Ended::NotRun,
             Self::Unknown(_) => Ended::Unknown,
         }
     }
 
-    pub(crate) fn encode(self) -> Result<Bytes, Fault> {
+    /// What stands in front of an answer.
+    pub(crate) const DONE: u8 = 1;
+
+    pub(crate) fn encode(self) -> Result<Vec<u8>, Fault> {
         let (kind, mut out) = match self {
-            Self::Outcome(Outcome::Done(answer)) => (1, answer),
+            Self::Written(out) => return Ok(out),
+            Self::Outcome(Outcome::Done(answer)) => (Self::DONE, answer),
             Self::Outcome(Outcome::Refused(record)) => (2, encode(&record)?),
             Self::Saga(told) => (3, encode(&told)?),
             Self::NotRun(not_run) => (4, encode(&not_run)?),
@@ -286,11 +351,11 @@ impl Told {
         };
         // Moving the bytes within their buffer costs less than another buffer.
         out.insert(0, kind);
-        Ok(out.into())
+        Ok(out)
     }
 
     pub(crate) fn decode(mut answer: Bytes) -> Result<Self, Fault> {
-        if answer.first() == Some(&1) {
+        if answer.first() == Some(&Self::DONE) {
             answer.advance(1);
             // The same buffer: nobody else has it.
             return Ok(Self::Outcome(Outcome::Done(answer.into())));
@@ -326,7 +391,7 @@ mod tests {
             contract: "products",
             method: "hold",
             request_id: "r-1",
-            principal: Some(Cow::Owned(Principal::User("ann".into()))),
+            principal: Some(Asker::User("ann")),
             keyed: Some(Keyed { key, hash: [9; 16], kept_ms: 600_000 }),
             trace: Some(Trace {
                 id: [11; 16],

@@ -12,15 +12,15 @@ use toml_edit::{Document, Item, TableLike};
 
 use super::{
     DRAIN_S_DEFAULT, DRAIN_S_MAX, GatewaySection, LISTEN_DEFAULT, PLAINTEXT, Problem, Problems,
-    ServiceSection, TelemetrySection, Tls, Topology, TrustSection, nearest,
+    ServiceSection, TelemetrySection, Tls, Topology, TrustSection, WORKERS_MAX, nearest,
 };
 
 const SECTIONS: [&str; 8] =
     ["gateway", "trust", "telemetry", "service", "module", "expose", "caller", "external"];
-const GATEWAY_KEYS: [&str; 2] = ["listen", "drain_s"];
+const GATEWAY_KEYS: [&str; 3] = ["listen", "drain_s", "workers"];
 const TRUST_KEYS: [&str; 6] = ["authority", "certificate", "key", "tls", "plaintext", "unix_uids"];
 const TELEMETRY_KEYS: [&str; 3] = ["sample_ratio", "trust_parent", "listen"];
-const SERVICE_KEYS: [&str; 5] = ["modules", "listen", "addresses", "database", "replicas"];
+const SERVICE_KEYS: [&str; 6] = ["modules", "listen", "addresses", "database", "replicas", "workers"];
 
 pub(super) fn load(path: &Path) -> Result<Topology, Problems> {
     let refuse = |line, message: String, mend: &str| {
@@ -136,6 +136,7 @@ impl Reader<'_> {
                     gateway.listen =
                         self.address("gateway.listen", item, LISTEN_DEFAULT).unwrap_or(gateway.listen);
                 }
+                "workers" => gateway.workers = self.workers("gateway.workers", item),
                 "drain_s" => {
                     let drain_s = self.count("gateway.drain_s", item, DRAIN_S_DEFAULT);
                     match drain_s {
@@ -261,6 +262,7 @@ impl Reader<'_> {
                     }
                 },
                 "replicas" => service.replicas = self.count(&key("replicas"), item, 1).unwrap_or(1),
+                "workers" => service.workers = self.workers(&key("workers"), item),
                 _ => self.unknown(&format!("service.{name}"), field, &SERVICE_KEYS),
             }
         }
@@ -345,6 +347,15 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn workers(&mut self, key: &str, item: &Item) -> Option<usize> {
+        let workers = usize::try_from(self.count(key, item, 2)?).ok();
+        if workers.is_some_and(|workers| (1..=WORKERS_MAX).contains(&workers)) {
+            return workers;
+        }
+        self.add(key, format!("the number is not from 1 to {WORKERS_MAX}"), "write `workers = 2`");
+        None
     }
 
     /// Notes where the keys of a table stand.

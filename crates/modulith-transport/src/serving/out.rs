@@ -48,7 +48,7 @@ impl Serving {
                 // Far below 4 GiB, by the limit above.
                 let size = (payload.len() as u32).to_le_bytes();
                 frame::put_flagged(&mut self.out, Kind::Answer, PARTS | streamed, id, &size);
-                self.sending.add(id, payload, body);
+                self.sending.add(id, Bytes::from(payload), body);
             } else {
                 frame::put_flagged(&mut self.out, Kind::Answer, streamed, id, &payload);
                 self.sending.add(id, Bytes::new(), body);

@@ -299,7 +299,7 @@ impl Handler for Gate {
 }
 
 pub fn echo() -> Arc<dyn Handler> {
-    Arc::new(|call: Incoming| Handled::Now(Ok(call.payload)))
+    Arc::new(|call: Incoming| Handled::Now(Ok(call.payload.into())))
 }
 
 // The protocol by hand.
