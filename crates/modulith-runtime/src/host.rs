@@ -265,7 +265,14 @@ impl Host {
         let hosts = Hosts { database: database.clone(), sagas: sagas.clone() };
         let called = peers.services().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
         let pressure = Pressure::default();
-        let shown = Shown { metrics, http, pressure: pressure.clone(), peers: called, hosts: Some(hosts) };
+        let shown = Shown {
+            metrics,
+            http,
+            pressure: pressure.clone(),
+            peers: called,
+            externals: externals.all(),
+            hosts: Some(hosts),
+        };
         routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
         let http = Backend::new(routes.clone(), Limits::default()).under(pressure);

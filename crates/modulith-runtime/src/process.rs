@@ -271,6 +271,7 @@ pub(crate) async fn gateway(
         http: Arc::new(http),
         pressure: pressure.clone(),
         peers,
+        externals: Vec::new(),
         hosts: None,
     };
     let scrape = {

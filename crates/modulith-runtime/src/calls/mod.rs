@@ -13,7 +13,7 @@ mod peers;
 mod wire;
 
 pub(crate) use answers::Answers;
-pub(crate) use external::Externals;
+pub(crate) use external::{External, Externals};
 pub(crate) use hello::{about, admit};
 pub(crate) use link::{RemoteLink, jittered};
 pub(crate) use peers::Peers;

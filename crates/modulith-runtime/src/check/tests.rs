@@ -342,6 +342,9 @@ contracts = ["vat"]
 url = "ftp://x"
 contracts = ["vatt"]
 speed = 1
+[external.shop]
+url = "http://127.0.0.1:1"
+contracts = []
 "#;
     let mut model = shop();
     let vat = contract("vat", &[("rate", Kind::Query), ("file", Kind::Command)]);
@@ -375,6 +378,8 @@ speed = 1
             "t.toml:18: external.odd.contracts: no module needs contract `vatt`; did you mean `vat`?",
             "t.toml:19: external.odd.speed: unknown key; remove it; known here: `url`, `contracts`, `token_file`, \
              `unencrypted`",
+            "t.toml:20: external.shop: `shop` is the name of a service of this topology; give the program another name",
+            "t.toml:22: external.shop.contracts: `shop` serves nothing; list what it serves: `contracts = [..]`",
         ]
     );
 }
