@@ -117,7 +117,6 @@ speed = 9
     );
 }
 
-/// Queries and effects alone may have several processes behind them; what stores something may not.
 #[test]
 fn a_unix_socket_is_no_address_of_a_service_over_tls() {
     let with = |address: &str| {
@@ -135,6 +134,7 @@ fn a_unix_socket_is_no_address_of_a_service_over_tls() {
     assert!(both.contains(&format!("{place}{why}")), "{both:?}");
 }
 
+/// Queries and effects alone may have several processes behind them; what stores something may not.
 #[test]
 fn several_addresses_are_for_services_that_store_nothing() {
     let several = |service: &str| format!("[service.{service}]\nmodules = [\"{service}\"]\n");
