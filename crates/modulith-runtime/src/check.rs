@@ -12,6 +12,7 @@ mod trust;
 use crate::model::AppModel;
 use crate::topology::{Problem, Topology};
 
+pub(crate) use services::stored_by;
 pub(crate) use trust::missing as missing_certificates;
 
 /// Lists every problem: first the topology file's, in the order of its lines, then those of the application's

@@ -22,12 +22,12 @@ use modulith_gateway::{
     AccessToken, Backend, Caller, Edge, KeyError, Limits, Merged, Pressure, RouteProblem, RouteTable,
     Sampling, SessionKeys,
 };
-use modulith_transport::{Hello, HelloInfo, Peer, Token, Trust, TrustError};
+use modulith_transport::{Hello, HelloInfo, Peer, Resolve, Token, Trust, TrustError, operating_system};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::calls::{Answers, Externals, Methods, Peers, RemoteLink, about, admit};
+use crate::calls::{Answers, Externals, Methods, Peers, RemoteLink, about, admit, resolver};
 use crate::check::missing_certificates;
 use crate::expose;
 use crate::hosted::{Hosted, ProcessKeys};
@@ -222,8 +222,14 @@ impl Host {
             token: Token::new(keys.internal.expose()),
             about,
         };
-        let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
-        let peers = Arc::new(connect_peers(&model, topology, data, &needs, &modules, &known));
+        let known = Known {
+            model: &model,
+            hello: &hello,
+            admit: &admit,
+            trust: trust.as_ref(),
+            resolve: operating_system(),
+        };
+        let peers = Arc::new(connect_peers(topology, data, &needs, &modules, &known));
         let called = peers.services().enumerate().map(|(at, (peer, _))| {
             let at_peer = |need: &&ContractModel| peers.of(need.name) == Some(at);
             (peer.to_owned(), needs.iter().filter(at_peer).collect())
@@ -265,7 +271,14 @@ impl Host {
         let hosts = Hosts { database: database.clone(), sagas: sagas.clone() };
         let called = peers.services().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
         let pressure = Pressure::default();
-        let shown = Shown { metrics, http, pressure: pressure.clone(), peers: called, hosts: Some(hosts) };
+        let shown = Shown {
+            metrics,
+            http,
+            pressure: pressure.clone(),
+            peers: called,
+            externals: externals.all(),
+            hosts: Some(hosts),
+        };
         routers.push(metrics::routes(shown.clone()));
         let routes = RouteTable::new(routers).map_err(StartError::Routes)?;
         let http = Backend::new(routes.clone(), Limits::default()).under(pressure);
@@ -420,13 +433,16 @@ fn sort_out(
 
 /// What a process knows of itself and of others when it connects.
 pub(crate) struct Known<'a> {
+    pub(crate) model: &'a AppModel,
     pub(crate) hello: &'a Hello,
     pub(crate) admit: &'a modulith_transport::Admit,
     pub(crate) trust: Option<&'a Trust>,
+    pub(crate) resolve: Resolve,
 }
 
 impl Known<'_> {
-    /// The way to a service, where the topology says that it listens, and over TLS if it has to be.
+    /// The way to a service, where the topology says that it listens, over TLS if it has to be, and to one process of what
+    /// stores something.
     pub(crate) fn peer(
         &self,
         topology: &Topology,
@@ -436,10 +452,10 @@ impl Known<'_> {
     ) -> Peer {
         let addresses = topology.call_addresses(service, data);
         let (hello, admit) = (self.hello.clone(), only(&service.name, self.admit.clone()));
-        match self.trust.filter(|_| topology.is_over_tls(service)) {
-            Some(trust) => Peer::over_tls(addresses, hello, admit, limits, trust.clone(), &service.name),
-            None => Peer::new(addresses, hello, admit, limits),
-        }
+        let trust = self.trust.filter(|_| topology.is_over_tls(service));
+        let tls = trust.map(|trust| (trust.clone(), service.name.clone()));
+        let resolve = resolver(self.model, service, self.resolve.clone());
+        Peer::resolved_by(resolve, addresses, hello, admit, limits, tls)
     }
 }
 
@@ -466,7 +482,6 @@ pub(crate) fn trust(
 }
 
 fn connect_peers(
-    model: &AppModel,
     topology: &Topology,
     data: &Path,
     needs: &[ContractModel],
@@ -476,7 +491,7 @@ fn connect_peers(
     let mut services: Vec<(String, Peer)> = Vec::new();
     let mut of_contract = BTreeMap::new();
     for contract in needs.iter().map(|need| need.name).collect::<BTreeSet<_>>() {
-        let provider = model.provider(contract).and_then(|module| topology.service_of(module.name));
+        let provider = known.model.provider(contract).and_then(|module| topology.service_of(module.name));
         let Some(service) = provider.filter(|_| modules.of(contract).is_none()) else {
             continue;
         };

@@ -16,7 +16,7 @@ use modulith_gateway::http::{Query, finish};
 use modulith_gateway::{
     BACK_OFF_MAX, Edge, Gateway, Limits, Merged, Pressure, RouteTable, Target, Upstream, serve, serve_stream,
 };
-use modulith_transport::{Hello, HttpTask, Token};
+use modulith_transport::{Hello, HttpTask, Token, operating_system};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
@@ -205,7 +205,13 @@ pub(crate) async fn gateway(
     let admit = admit(about);
     let trust = host::trust(app.name, topology, GATEWAY)?;
     let watched = trust.clone().map(|trust| tokio::spawn(host::watch(trust)));
-    let known = Known { hello: &hello, admit: &admit, trust: trust.as_ref() };
+    let known = Known {
+        model: &model,
+        hello: &hello,
+        admit: &admit,
+        trust: trust.as_ref(),
+        resolve: operating_system(),
+    };
     let doors: Vec<Door> = (topology.services.iter())
         .map(|service| {
             let limits = modulith_transport::Limits { back_off_max: BACK_OFF_MAX, ..Default::default() };
@@ -271,6 +277,7 @@ pub(crate) async fn gateway(
         http: Arc::new(http),
         pressure: pressure.clone(),
         peers,
+        externals: Vec::new(),
         hosts: None,
     };
     let scrape = {

@@ -85,7 +85,7 @@ pub use frame::{BODY_WINDOW_BYTES, MAGIC, PROTOCOL_VERSION, Priority};
 pub use hello::{Admit, HELLO_BYTES_MAX, Hello, HelloInfo, Note, PeerInfo, Token};
 pub use limits::Limits;
 pub use listener::{Listener, Protocol, sniff, sniff_within};
-pub use names::Resolve;
+pub use names::{Resolve, operating_system};
 pub use peer::{Payload, Peer, Snapshot, Terms};
 pub use repeat_budget::RepeatBudget;
 pub use replica::ReplicaSnapshot;

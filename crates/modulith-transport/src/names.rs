@@ -14,10 +14,11 @@ use crate::{
     replicas::Replicas,
 };
 
-/// How a `host:port` becomes addresses; the default asks the operating system.
+/// How a `host:port` becomes addresses; the default is [`operating_system`].
 pub type Resolve = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
-pub(crate) fn operating_system() -> Resolve {
+/// Asks the operating system.
+pub fn operating_system() -> Resolve {
     Arc::new(|host_port| {
         Box::pin(async move { Ok(tokio::net::lookup_host(host_port).await?.collect::<Vec<_>>()) })
     })

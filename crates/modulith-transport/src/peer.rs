@@ -188,7 +188,7 @@ fn ending_of(outcome: &Result<Answer, CallFault>) -> Ending {
 impl Peer {
     /// A peer at these addresses; each is a replica of the same service, and so is each address behind a host name.
     pub fn new(addresses: Vec<Address>, hello: Hello, admit: Admit, limits: Limits) -> Self {
-        Self::with(names::operating_system(), addresses, hello, admit, limits, None)
+        Self::resolved_by(names::operating_system(), addresses, hello, admit, limits, None)
     }
 
     /// The same over mutual TLS: the certificate at each address has to be that of `service`. The addresses are TCP.
@@ -201,21 +201,11 @@ impl Peer {
         service: &str,
     ) -> Self {
         let tls = Some((trust, service.to_owned()));
-        Self::with(names::operating_system(), addresses, hello, admit, limits, tls)
+        Self::resolved_by(names::operating_system(), addresses, hello, admit, limits, tls)
     }
 
-    /// [`Peer::new`] with another way from host names to addresses.
+    /// [`Peer::new`], or [`Peer::over_tls`] with what is known there, with another way from host names to addresses.
     pub fn resolved_by(
-        resolve: Resolve,
-        addresses: Vec<Address>,
-        hello: Hello,
-        admit: Admit,
-        limits: Limits,
-    ) -> Self {
-        Self::with(resolve, addresses, hello, admit, limits, None)
-    }
-
-    fn with(
         resolve: Resolve,
         addresses: Vec<Address>,
         hello: Hello,

@@ -387,7 +387,7 @@ async fn a_name_is_as_many_replicas_as_it_has_addresses_and_follows_them() {
         ..Limits::default()
     };
     let address: Address = "products.internal:7001".parse().expect("an address");
-    let peer = Peer::resolved_by(names.resolve(), vec![address], hello("caller"), anybody(), limits);
+    let peer = Peer::resolved_by(names.resolve(), vec![address], hello("caller"), anybody(), limits, None);
     let connected = || -> BTreeSet<String> {
         let replicas = peer.snapshot().replicas;
         let up = replicas.iter().filter(|replica| replica.is_connected);
@@ -455,7 +455,7 @@ async fn a_successor_with_another_address_is_found_and_waited_for_until_it_liste
         ..Limits::default()
     };
     let address: Address = "products.internal:7001".parse().expect("an address");
-    let peer = Peer::resolved_by(names.resolve(), vec![address], hello("caller"), anybody(), limits);
+    let peer = Peer::resolved_by(names.resolve(), vec![address], hello("caller"), anybody(), limits, None);
     assert!(call(&peer).await.is_ok());
     names.asked().await;
     went(served, &peer).await;
@@ -480,8 +480,14 @@ async fn a_name_that_leads_nowhere_is_named() {
     let names = Names::default();
     names.fails.store(true, Ordering::SeqCst);
     let address: Address = "products.internal:7001".parse().expect("an address");
-    let peer =
-        Peer::resolved_by(names.resolve(), vec![address], hello("caller"), anybody(), Limits::default());
+    let peer = Peer::resolved_by(
+        names.resolve(),
+        vec![address],
+        hello("caller"),
+        anybody(),
+        Limits::default(),
+        None,
+    );
     let fault = call(&peer).await.expect_err("nobody is there").to_string();
     assert!(fault.contains("products.internal:7001: cannot resolve: no name server"), "{fault}");
     assert_eq!(peer.last_error().as_deref(), Some(&fault["not run: ".len()..]));

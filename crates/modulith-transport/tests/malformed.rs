@@ -5,7 +5,8 @@ mod support;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use modulith_transport::{
-    BODY_WINDOW_BYTES, Body, BodyError, ConnectionError, Handled, Handler, Incoming, Limits, Priority, Stream,
+    BODY_WINDOW_BYTES, Body, BodyError, ConnectionError, Handled, Handler, Incoming, Limits, Priority,
+    Stream, Terms,
 };
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -139,7 +140,9 @@ async fn a_server_that_breaks_the_rules_of_bodies_loses_its_callers() {
         connected.expect("a handshake");
         let call = {
             let (peer, body) = (peer.clone(), Body::new(futures_util::stream::pending()));
-            tokio::spawn(async move { peer.open(Terms::new(soon(), Priority::Ordinary), &[][..], Some(body)).await })
+            tokio::spawn(async move {
+                peer.open(Terms::new(soon(), Priority::Ordinary), &[][..], Some(body)).await
+            })
         };
         let (kind, id, _) = in_time(read_frame(&mut stream)).await.expect("a frame");
         assert_eq!((kind, id), (CALL, 0));

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use modulith_transport::{
-    Body, CallFault, ConnectionError, Handled, Incoming, Limits, Priority, Rejection, Reply,
+    Body, CallFault, ConnectionError, Handled, Incoming, Limits, Priority, Rejection, Reply, Terms,
 };
 use support::*;
 use tokio::task::JoinSet;
@@ -96,7 +96,8 @@ async fn not_run_is_never_said_of_a_call_that_ran() {
                         Body::new(futures_util::stream::iter(pieces))
                     });
                     let call = async {
-                        let answer = peer.open(Terms::new(deadline, Priority::Ordinary), &payload, body).await?;
+                        let answer =
+                            peer.open(Terms::new(deadline, Priority::Ordinary), &payload, body).await?;
                         if let Some(mut body) = answer.body
                             && !id.is_multiple_of(5)
                         {

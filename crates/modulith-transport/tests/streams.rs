@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use modulith_transport::{
     BODY_WINDOW_BYTES, Body, BodyError, BodyReader, CallFault, ConnectionError, Handled, Handler, Incoming,
-    Limits, Listener, NotRun, Peer, Priority, Rejection, Reply, Stream, Unknown,
+    Limits, Listener, NotRun, Peer, Priority, Rejection, Reply, Stream, Terms, Unknown,
 };
 use support::*;
 use tokio::{io::AsyncWriteExt, sync::mpsc, task::JoinSet};

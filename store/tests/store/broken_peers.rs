@@ -18,17 +18,21 @@ use tokio::net::UnixStream;
 
 use self::buyers::{Answer, Buyer};
 use crate::seen::scraped;
-use crate::shop::{program, split_topology};
+use crate::shop::{self, Topology, program};
 
 /// What is meant by "at once" on a busy machine. Deadlines that are not met here are ten times as long.
 const AT_ONCE: Duration = Duration::from_secs(5);
 const PATIENT_MS: u64 = 60_000;
 
-async fn split() -> anyhow::Result<(Application, Buyer)> {
+async fn started((name, file): Topology) -> anyhow::Result<(Application, Buyer)> {
     let environment = [("MODULITH_LOG", "error")];
-    let app = Application::start(program().path(), "split", Some(&split_topology()), &environment).await?;
+    let app = Application::start(program().path(), name, file.as_deref(), &environment).await?;
     let buyer = Buyer::sign_up(&app).await?;
     Ok((app, buyer))
+}
+
+async fn split() -> anyhow::Result<(Application, Buyer)> {
+    started(shop::split()).await
 }
 
 fn process_of(app: &Application, service: &str) -> anyhow::Result<u32> {

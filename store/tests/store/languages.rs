@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::provider::{CHARGES, StandIn};
+use crate::seen::scraped;
 use crate::shop::{CARD, Customer, clean_audit, stock};
 
 const ROBIN: &str = "MUG-01";
@@ -229,14 +230,20 @@ async fn answer_rubbish(
     (status, [(header::CONTENT_TYPE, rubbish.content_type)], rubbish.body.clone())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rubbish_from_outside_is_not_passed_on() -> anyhow::Result<()> {
+/// Recommendations in this process, which answer what the test says.
+async fn serve_rubbish() -> anyhow::Result<(Outside, Arc<Mutex<Rubbish>>)> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let outside = Outside::new(listener.local_addr()?.port())?;
     let rubbish = Arc::new(Mutex::new(Rubbish::default()));
     let router = Router::new().fallback(answer_rubbish).with_state(rubbish.clone());
     // It ends with the test's runtime.
     tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok((outside, rubbish))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rubbish_from_outside_is_not_passed_on() -> anyhow::Result<()> {
+    let (outside, rubbish) = serve_rubbish().await?;
     for (name, file) in outside.topologies()? {
         let app = Application::start(store(), name, Some(&file), &[]).await?;
         with_rubbish(&app, &rubbish).await.with_context(|| format!("in topology `{name}`"))?;
@@ -288,6 +295,76 @@ async fn with_rubbish(app: &Application, rubbish: &Mutex<Rubbish>) -> anyhow::Re
         answer(status, content_type, body).await;
         from_catalogue(app, why).await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_a_program_outside_are_counted() -> anyhow::Result<()> {
+    let (outside, rubbish) = serve_rubbish().await?;
+    for (name, file) in outside.topologies()? {
+        // Nothing is late, so each call has the end that its answer gives it.
+        let patient = [("MODULITH_PRODUCTS_RELATED_WAIT_MS", "20000")];
+        let app = Application::start(store(), name, Some(&file), &patient).await?;
+        counted(&app, &rubbish).await.with_context(|| format!("in topology `{name}`"))?;
+        app.stop().await?;
+    }
+    Ok(())
+}
+
+/// Enough that what goes wrong later is no reason to hold calls back before the breaker opens.
+const GOOD_CALLS: usize = 12;
+
+async fn counted(app: &Application, rubbish: &Mutex<Rubbish>) -> anyhow::Result<()> {
+    let answer = async |status, body: &[u8]| {
+        let content_type = "application/problem+json";
+        *rubbish.lock().await = Rubbish { status, content_type, body: body.to_owned(), asked: None };
+    };
+    let service = if app.topology == "monolith" { "store" } else { "products" };
+    let peer = [("service", service), ("peer", "recommendations")];
+    let method = [&peer[..], &[("contract", "recommendations"), ("method", "related")]].concat();
+
+    answer(200, b"[]").await;
+    for _ in 0..GOOD_CALLS {
+        from_catalogue(app, "there is none").await?;
+    }
+    // It cannot answer while this is held.
+    let held = rubbish.lock().await;
+    let let_go = async {
+        until("a call in flight", async || {
+            let seen = scraped(app).await.ok()?;
+            (seen.value("modulith_calls_in_flight", &peer) == 1.0).then_some(())
+        })
+        .await;
+        drop(held);
+    };
+    let (slow, ()) = tokio::join!(from_catalogue(app, "it takes its time"), let_go);
+    slow?;
+    answer(409, br#"{"title":"?","code":"not_heard_of_yet"}"#).await;
+    from_catalogue(app, "it refuses").await?;
+    answer(503, b"{}").await;
+    from_catalogue(app, "it declines, and is asked again").await?;
+    answer(500, b"{}").await;
+    let mut failed = 0;
+    let seen = loop {
+        from_catalogue(app, "it fails").await?;
+        failed += 1;
+        let seen = scraped(app).await?;
+        // Open: this was the last of them that it was asked.
+        if seen.value("modulith_breaker_state", &peer) == 2.0 {
+            break seen;
+        }
+        anyhow::ensure!(failed < 100, "the breaker stays closed");
+    };
+    let ended =
+        |outcome| seen.value("modulith_calls_total", &[&method[..], &[("outcome", outcome)]].concat());
+    let ends = ["done", "refused", "not_run", "unknown"].map(ended);
+    assert_eq!(ends, [GOOD_CALLS as f64 + 1.0, 1.0, 1.0, f64::from(failed)]);
+    assert_eq!(seen.value("modulith_call_duration_seconds_count", &method), ends.iter().sum::<f64>());
+    assert!(seen.value("modulith_call_duration_seconds_sum", &method) > 0.0);
+    assert_eq!(seen.value("modulith_call_retries_total", &peer), 3.0);
+    assert_eq!(seen.value("modulith_breaker_opened_total", &peer), 1.0);
+    assert_eq!(seen.value("modulith_calls_in_flight", &peer), 0.0);
+    assert_eq!(seen.find("modulith_peer_replicas_connected", &peer), None, "nobody knows its replicas");
     Ok(())
 }
 

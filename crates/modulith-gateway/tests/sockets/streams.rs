@@ -228,8 +228,7 @@ async fn an_answer_that_breaks_off_never_looks_whole() {
                 }
             });
             let body = futures_util::stream::iter([Ok(Bytes::from_static(b"half"))]).chain(rest);
-            let reply =
-                Reply { payload: head.to_vec(), body: Some(modulith_transport::Body::new(body)) };
+            let reply = Reply { payload: head.to_vec(), body: Some(modulith_transport::Body::new(body)) };
             std::future::ready(reply).boxed()
         });
         let gateway = world.gateway([("/orders", world.upstream(service.await))]).await;

@@ -23,7 +23,7 @@ use modulith_core::{
 };
 use modulith_gateway::http::IDEMPOTENCY_KEY;
 use modulith_gateway::{AccessToken, CALL, KeyError, REQUEST_TIMEOUT_MS};
-use modulith_transport::{Circuit, Ending, Priority, RepeatBudget};
+use modulith_transport::{Circuit, Ending, Priority, RepeatBudget, Snapshot};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -31,6 +31,7 @@ use tracing::Instrument;
 use super::link::repeated;
 use super::peers::fault_of;
 use crate::hosted::{ProcessKeys, client_step_key};
+use crate::metrics::{ContractMeters, Ended, PeerMeters};
 use crate::spans;
 use crate::topology::{ExternalSection, Topology};
 
@@ -51,9 +52,10 @@ pub(crate) struct Externals {
     keys: Arc<ProcessKeys>,
 }
 
-struct External {
+/// One of them, and what is counted of calls to it.
+pub(crate) struct External {
     name: String,
-    contracts: Vec<String>,
+    pub(crate) meters: PeerMeters,
     /// `http://host:port`, without a slash at the end.
     url: String,
     authorization: Option<HeaderValue>,
@@ -95,9 +97,11 @@ impl Externals {
                 .pool_idle_timeout(IDLE_TIME_MAX)
                 .pool_max_idle_per_host(IDLE_MAX)
                 .build(connector);
+            let served =
+                needed.iter().filter(|need| section.contracts.iter().any(|served| served == need.name));
             services.push(Arc::new(External {
                 name: section.name.clone(),
-                contracts: section.contracts.clone(),
+                meters: PeerMeters::new(section.name.clone(), served),
                 url: section.url.trim_end_matches('/').to_owned(),
                 authorization,
                 http,
@@ -111,9 +115,16 @@ impl Externals {
 
     /// A client's way to the service that serves a contract.
     pub(crate) fn link(&self, contract: &str) -> Option<ExternalLink> {
-        let serves = |service: &&Arc<External>| service.contracts.iter().any(|served| served == contract);
-        let service = self.services.iter().find(serves)?.clone();
-        Some(ExternalLink { service, keys: self.keys.clone() })
+        let serves = |service: &Arc<External>| {
+            Some((service.clone(), service.meters.calls.contract(contract)?.clone()))
+        };
+        let (service, meters) = self.services.iter().find_map(serves)?;
+        Some(ExternalLink { service, keys: self.keys.clone(), meters })
+    }
+
+    /// All of them, for telemetry.
+    pub(crate) fn all(&self) -> Vec<Arc<External>> {
+        self.services.clone()
     }
 }
 
@@ -121,6 +132,8 @@ impl Externals {
 pub(crate) struct ExternalLink {
     service: Arc<External>,
     keys: Arc<ProcessKeys>,
+    /// Of the contract.
+    meters: Arc<ContractMeters>,
 }
 
 impl RemoteCalls for ExternalLink {
@@ -129,8 +142,10 @@ impl RemoteCalls for ExternalLink {
         call: RemoteCall,
         request: &dyn Encode,
     ) -> BoxFuture<'a, Result<Outcome, CallFault>> {
+        let (meter, started) = (self.meters.of(call.method), Instant::now());
         let mut encoded = Vec::new();
         if let Err(fault) = request.encode_onto(&mut encoded) {
+            meter.ended(Ended::NotRun, started.elapsed());
             return Box::pin(ready(Err(NotRun::from(fault).into())));
         }
         let mut context = Context::current();
@@ -156,15 +171,32 @@ impl RemoteCalls for ExternalLink {
             match attempt().await {
                 Ok(outcome) => Ok(outcome),
                 Err(fault) => {
-                    repeated(call.kind, fault, &context.repeats, deadline, spend, || (), attempt).await
+                    let retried = || service.meters.retries.add(1);
+                    repeated(call.kind, fault, &context.repeats, deadline, spend, retried, attempt).await
                 }
             }
         };
-        Box::pin(asked.instrument(span))
+        let counted = async move {
+            let result = asked.await;
+            meter.ended(Ended::of(&result), started.elapsed());
+            result
+        };
+        Box::pin(counted.instrument(span))
     }
 }
 
 impl External {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As of a service of ours, without replicas: nobody knows them.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let (breaker, breaker_opened) = self.circuit.state();
+        let in_flight = IN_FLIGHT_MAX - self.in_flight.available_permits();
+        Snapshot { breaker, breaker_opened, in_flight, replicas: Vec::new() }
+    }
+
     /// An attempt, unless too many before it have ended badly.
     async fn guarded(
         &self,
@@ -351,11 +383,11 @@ mod tests {
     fn external() -> External {
         External {
             name: "r".to_owned(),
-            contracts: Vec::new(),
+            meters: PeerMeters::new("r".to_owned(), []),
             url: "http://127.0.0.1:1".to_owned(),
             authorization: None,
             http: Client::builder(TokioExecutor::new()).build(HttpConnector::new()),
-            in_flight: Semaphore::new(1),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
             circuit: Circuit::new(Arc::default()),
             budget: RepeatBudget::new(Instant::now()),
         }

@@ -20,16 +20,16 @@ use crate::check::fixture::contract;
 use crate::hosted::ProcessKeys;
 use crate::metrics::Metrics;
 
-fn hello(service: &str) -> Hello {
+pub(super) fn hello(service: &str) -> Hello {
     let token = Token::new("one token for all");
     Hello { service: service.to_owned(), incarnation: [3; 16], token, about: Bytes::new() }
 }
 
-fn anybody() -> Admit {
+pub(super) fn anybody() -> Admit {
     Arc::new(|_| Ok(()))
 }
 
-async fn served(handler: impl Handler) -> Address {
+pub(super) async fn served(handler: impl Handler) -> Address {
     let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".to_owned())).await.expect("a free port");
     let address = listener.address().expect("a bound address");
     let (limits, stop) = (Limits::default(), CancellationToken::new());

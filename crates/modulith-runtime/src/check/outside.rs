@@ -13,6 +13,7 @@ pub(super) fn check(model: &AppModel, topology: &Topology, problems: &mut Vec<Pr
     }
     for (number, external) in topology.externals.iter().enumerate() {
         let before = &topology.externals[..number];
+        another(topology, external, problems);
         url(topology, external, problems);
         contracts(model, topology, external, before, problems);
     }
@@ -74,6 +75,15 @@ fn named(topology: &Topology, key: &str, name: &str, problems: &mut Vec<Problem>
     if !well_formed {
         let mend = "write lower-case letters, digits and dashes, a letter first";
         problems.push(topology.problem(key, format!("`{name}` cannot name a program"), mend));
+    }
+}
+
+/// Metrics tell both by their names alone.
+fn another(topology: &Topology, external: &ExternalSection, problems: &mut Vec<Problem>) {
+    if topology.service(&external.name).is_some() {
+        let message = format!("`{}` is the name of a service of this topology", external.name);
+        let key = format!("external.{}", external.name);
+        problems.push(topology.problem(&key, message, "give the program another name"));
     }
 }
 

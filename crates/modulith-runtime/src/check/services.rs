@@ -208,11 +208,7 @@ fn unix_among(topology: &Topology, service: &ServiceSection, problems: &mut Vec<
 /// them.
 pub(super) fn check_addresses(model: &AppModel, topology: &Topology, problems: &mut Vec<Problem>) {
     for service in topology.services.iter().filter(|service| service.addresses.len() > 1) {
-        let hosted = service.modules.iter().filter_map(|name| {
-            let module = model.modules.iter().find(|module| module.name == name)?;
-            Some((module, what_it_stores(model, module)?))
-        });
-        for (module, stores) in hosted {
+        for (module, stores) in stored_by(model, service) {
             problems.push(topology.problem(
                 &format!("service.{}.addresses", service.name),
                 format!(
@@ -224,6 +220,17 @@ pub(super) fn check_addresses(model: &AppModel, topology: &Topology, problems: &
             ));
         }
     }
+}
+
+/// The modules of a service that store something, each with a word for it.
+pub(crate) fn stored_by<'a>(
+    model: &'a AppModel,
+    service: &'a ServiceSection,
+) -> impl Iterator<Item = (&'a ModuleModel, String)> {
+    service.modules.iter().filter_map(|name| {
+        let module = model.modules.iter().find(|module| module.name == name)?;
+        Some((module, what_it_stores(model, module)?))
+    })
 }
 
 fn what_it_stores(model: &AppModel, module: &ModuleModel) -> Option<String> {

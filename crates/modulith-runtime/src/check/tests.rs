@@ -117,7 +117,6 @@ speed = 9
     );
 }
 
-/// Queries and effects alone may have several processes behind them; what stores something may not.
 #[test]
 fn a_unix_socket_is_no_address_of_a_service_over_tls() {
     let with = |address: &str| {
@@ -135,6 +134,7 @@ fn a_unix_socket_is_no_address_of_a_service_over_tls() {
     assert!(both.contains(&format!("{place}{why}")), "{both:?}");
 }
 
+/// Queries and effects alone may have several processes behind them; what stores something may not.
 #[test]
 fn several_addresses_are_for_services_that_store_nothing() {
     let several = |service: &str| format!("[service.{service}]\nmodules = [\"{service}\"]\n");
@@ -342,6 +342,9 @@ contracts = ["vat"]
 url = "ftp://x"
 contracts = ["vatt"]
 speed = 1
+[external.shop]
+url = "http://127.0.0.1:1"
+contracts = []
 "#;
     let mut model = shop();
     let vat = contract("vat", &[("rate", Kind::Query), ("file", Kind::Command)]);
@@ -375,6 +378,8 @@ speed = 1
             "t.toml:18: external.odd.contracts: no module needs contract `vatt`; did you mean `vat`?",
             "t.toml:19: external.odd.speed: unknown key; remove it; known here: `url`, `contracts`, `token_file`, \
              `unencrypted`",
+            "t.toml:20: external.shop: `shop` is the name of a service of this topology; give the program another name",
+            "t.toml:22: external.shop.contracts: `shop` serves nothing; list what it serves: `contracts = [..]`",
         ]
     );
 }

@@ -27,6 +27,7 @@ pub(crate) use http::{HttpMeters, Metered};
 pub(crate) use meter::{CallMeter, ContractMeters, Counter, Ended, Meters};
 pub(crate) use text::merged;
 
+use crate::calls::External;
 use crate::sagas::Driven;
 use text::{Labels, Text};
 
@@ -43,12 +44,19 @@ pub(crate) struct Metrics {
     pub(crate) answers: Meters,
 }
 
-/// Calls to one other service.
+/// Calls to one other service, of ours or external.
 pub(crate) struct PeerMeters {
     peer: String,
     pub(crate) calls: Meters,
     /// Attempts behind the first.
     pub(crate) retries: Counter,
+}
+
+impl PeerMeters {
+    /// `contracts`: those that are called there.
+    pub(crate) fn new<'a>(peer: String, contracts: impl IntoIterator<Item = &'a ContractModel>) -> Self {
+        Self { peer, calls: Meters::new(contracts), retries: Counter::default() }
+    }
 }
 
 impl Metrics {
@@ -58,11 +66,7 @@ impl Metrics {
         serves: &'a [ContractModel],
         peers: impl IntoIterator<Item = (String, Vec<&'a ContractModel>)>,
     ) -> Self {
-        let peers = peers.into_iter().map(|(peer, contracts)| PeerMeters {
-            peer,
-            calls: Meters::new(contracts),
-            retries: Counter::default(),
-        });
+        let peers = peers.into_iter().map(|(peer, contracts)| PeerMeters::new(peer, contracts));
         Self {
             service: service.to_owned(),
             started: SystemTime::now(),
@@ -82,6 +86,8 @@ pub(crate) struct Shown {
     pub(crate) pressure: Pressure,
     /// The services that are called.
     pub(crate) peers: Vec<(String, Peer)>,
+    /// And those that are none of ours.
+    pub(crate) externals: Vec<Arc<External>>,
     /// Absent in a gateway.
     pub(crate) hosts: Option<Hosts>,
 }
@@ -126,10 +132,16 @@ impl Shown {
     }
 
     fn peers(&self, text: &mut Text<'_>) {
-        let seen: Vec<_> = self.peers.iter().map(|(name, peer)| (&**name, peer.snapshot())).collect();
-        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Snapshot) -> u64| {
+        let ours: Vec<_> = self.peers.iter().map(|(name, peer)| (&**name, peer.snapshot())).collect();
+        let others = self.externals.iter().map(|external| (external.name(), external.snapshot()));
+        let all: Vec<_> = ours.iter().cloned().chain(others).collect();
+        let mut family = |of: &[(&str, Snapshot)],
+                          name: &str,
+                          kind: &str,
+                          help: &str,
+                          value: &dyn Fn(&Snapshot) -> u64| {
             text.family(name, kind, help);
-            for (peer, snapshot) in &seen {
+            for (peer, snapshot) in of {
                 text.sample(name, &[("peer", peer)], value(snapshot));
             }
         };
@@ -137,24 +149,28 @@ impl Shown {
             snapshot.replicas.iter().filter(|replica| is(replica)).count() as u64
         };
         family(
+            &all,
             "modulith_calls_in_flight",
             "gauge",
             "Calls sent to another service that are not answered, and those that wait for a connection.",
             &|snapshot| snapshot.in_flight as u64,
         );
         family(
+            &ours,
             "modulith_peer_replicas_connected",
             "gauge",
             "Replicas of another service that are connected.",
             &|snapshot| replicas(snapshot, |replica| replica.is_connected),
         );
         family(
+            &ours,
             "modulith_peer_replicas_ejected",
             "gauge",
             "Replicas of another service that are left out because calls to them failed.",
             &|snapshot| replicas(snapshot, |replica| replica.is_ejected),
         );
         family(
+            &all,
             "modulith_breaker_state",
             "gauge",
             "The breaker of another service: 0 closed, 1 half-open, 2 open.",
@@ -165,6 +181,7 @@ impl Shown {
             },
         );
         family(
+            &all,
             "modulith_breaker_opened_total",
             "counter",
             "Times that the breaker of another service has opened.",
@@ -173,9 +190,10 @@ impl Shown {
     }
 
     fn calls(&self, text: &mut Text<'_>) {
-        let peers = &self.metrics.peers;
+        let externals = self.externals.iter().map(|external| &external.meters);
+        let peers = || self.metrics.peers.iter().chain(externals.clone());
         let calls = || {
-            peers.iter().flat_map(|peer| {
+            peers().flat_map(|peer| {
                 rows(&peer.calls).map(|(contract, method, meter)| {
                     (vec![("peer", &*peer.peer), ("contract", contract), ("method", method)], meter)
                 })
@@ -195,7 +213,7 @@ impl Shown {
         times(text, "modulith_answer_duration_seconds", help, answers());
         let name = "modulith_call_retries_total";
         text.family(name, "counter", "Attempts at a call behind its first.");
-        for peer in peers {
+        for peer in peers() {
             text.sample(name, &[("peer", &peer.peer)], peer.retries.get());
         }
     }

@@ -1,5 +1,6 @@
-//! Ten times what the store can do: it takes a part and answers it in time, refuses the rest at once, loses nothing and
-//! does not grow. In time: 99 of 100 within the deadline and the grace behind it, as a caller sees it that is not itself late.
+//! Ten times what the store can do, as one process and as five services, or as much of it as the callers get to ask: it
+//! takes a part and answers it in time, refuses the rest at once, loses nothing and does not grow. In time: 99 of 100 within
+//! the deadline and the grace behind it, as a caller sees it that is not itself late.
 
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use anyhow::{Context as _, ensure};
 use modulith_test::{Application, children, proportional_set_size_kib};
 use tokio::time::MissedTickBehavior;
 
-use super::buyers::Answer;
+use super::buyers::{Answer, Buyer};
 use super::crowd::Crowd;
-use super::{count, split};
+use super::{count, started};
+use crate::shop::{monolith, split};
 
 const TIMES: f64 = 10.0;
 /// Callers who together order as fast as they are answered find what can be done. With more, nothing more is done.
@@ -27,24 +29,37 @@ const LOAD: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(200);
 /// What the processes may grow together: 512 connections at the gateway at up to 64 KiB (two buffers, the task, and what
 /// their requests hold in two processes while they are in progress) are 32 MiB, and half as much again for the pages of
-/// five databases that the orders fill meanwhile.
+/// five databases that the orders fill meanwhile. One process has less of both.
 const GROWTH_KIB_MAX: u64 = 48 * 1024;
 
-/// Of all processes of the application.
+/// Of all processes that answer: the monolith, or what the supervisor of a split has started.
 fn memory_kib(app: &Application) -> anyhow::Result<u64> {
-    let family = children(app.process().context("started here")?);
-    Ok(family.iter().filter_map(|(process, _)| proportional_set_size_kib(*process)).sum())
+    let process = app.process().context("started here")?;
+    let processes = match app.is_monolith() {
+        true => vec![process],
+        false => children(process).into_iter().map(|(process, _)| process).collect(),
+    };
+    Ok(processes.into_iter().filter_map(proportional_set_size_kib).sum())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_much_is_refused_and_nothing_is_lost() -> anyhow::Result<()> {
-    let (app, buyer) = split().await?;
+    for topology in [monolith(), split()] {
+        let name = topology.0;
+        let (app, buyer) = started(topology).await?;
+        too_much(&app, &buyer).await.with_context(|| format!("in topology `{name}`"))?;
+        app.stop().await?;
+    }
+    Ok(())
+}
+
+async fn too_much(app: &Application, buyer: &Buyer) -> anyhow::Result<()> {
     let mut sustainable = 0.0_f64;
     for _ in 0..ROUNDS {
-        let answers = SUSTAINABLE.orders(&buyer, app.url()).await?;
+        let answers = SUSTAINABLE.orders(buyer, app.url()).await?;
         sustainable = sustainable.max(count(&answers, 201) as f64 / SUSTAINABLE.lasts.as_secs_f64());
     }
-    let before_kib = memory_kib(&app)?;
+    let before_kib = memory_kib(app)?;
 
     let too_much = Crowd {
         callers: CALLERS,
@@ -52,14 +67,15 @@ async fn too_much_is_refused_and_nothing_is_lost() -> anyhow::Result<()> {
         lasts: LOAD,
         deadline_ms: DEADLINE.as_millis() as u64,
     };
-    let (answers, peak_kib) = watched(&app, too_much.orders(&buyer, app.url())).await?;
+    let (answers, peak_kib) = watched(app, too_much.orders(buyer, app.url())).await?;
     let (accepted, accepted_p99) = times(&answers, 201);
     let (refused, refused_p99) = times(&answers, 503);
     let late = count(&answers, 504);
     let times = answers.len() as f64 / LOAD.as_secs_f64() / sustainable;
     eprintln!(
-        "overload: {sustainable:.0} orders a second are sustainable; {times:.1} times as many: {accepted} accepted \
+        "overload of the {}: {sustainable:.0} orders a second are sustainable; {times:.1} times as many: {accepted} accepted \
          (p99 {} ms of {}), {refused} refused with 503 (p99 {} ms), {late} with 504; memory before {} MiB, at most {} MiB",
+        app.topology,
         accepted_p99.as_millis(),
         DEADLINE.as_millis(),
         refused_p99.as_millis(),
@@ -74,9 +90,9 @@ async fn too_much_is_refused_and_nothing_is_lost() -> anyhow::Result<()> {
     assert_eq!(silent, 0, "refusals that do not say when to come again");
     assert!(accepted_p99 <= DEADLINE + GRACE, "{accepted_p99:?}");
     assert!(peak_kib < before_kib + GROWTH_KIB_MAX, "{before_kib} KiB before, {peak_kib} KiB at most");
-    let orders = buyer.stands(&app).await?;
+    let orders = buyer.stands(app).await?;
     ensure!(orders >= buyer.acknowledged(), "{orders} of {} acknowledged", buyer.acknowledged());
-    app.stop().await
+    Ok(())
 }
 
 /// How many have this status, and how long 99 of 100 of them took at most.
