@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::key::StepKey;
 use crate::repeats::Repeats;
 use crate::trace::Trace;
@@ -83,7 +84,7 @@ impl Context {
     /// Whether the running task's deadline has passed: work that has not begun is then not begun.
     pub fn is_late() -> bool {
         let deadline = CURRENT.try_with(|context| context.deadline);
-        deadline.is_ok_and(|deadline| deadline.is_some_and(|deadline| deadline <= Instant::now()))
+        deadline.is_ok_and(|deadline| deadline.is_some_and(clock::has_passed))
     }
 
     /// Runs a future within this context.

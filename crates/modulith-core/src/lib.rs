@@ -4,6 +4,7 @@
 //! through the facade `modulith`.
 
 mod client;
+mod clock;
 pub mod compat;
 mod context;
 mod contract;

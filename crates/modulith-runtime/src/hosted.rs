@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use modulith_core::{
     AnyBox, BoxFuture, CallFault, ClientKey, Context, Direction, Done, EffectRan, Handler, LocalCalls,
-    NotRun, NotRunReason, Origin, Outcome, Queried, Ran, ServedMethod, Snapshot, StepKey, Unknown,
+    NotRun, NotRunReason, Origin, Outcome, Queried, QueryFn, Ran, ServedMethod, Snapshot, StepKey, Unknown,
     UnknownReason, crash_point,
 };
 use modulith_data::inbox::{self, CommandEnd, Known};
@@ -267,24 +267,25 @@ impl LocalLink {
         self.module.contracts[self.contract].contract.name
     }
 
-    fn query_here(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
+    fn query_here(&self, run: &dyn QueryFn, slot: &mut (dyn Any + Send)) -> Result<(), NotRun> {
         if Context::is_late() {
             return Err(too_late());
         }
-        let served = self.method(method);
-        let Handler::Query { run, .. } = &served.handler else {
-            return Err(not_a(self.contract_name(), served.name, "query"));
-        };
-        unpanicked(|| self.hosted.database.read(&self.module.name, |db| run.run(db, slot)))?
-            .map_err(NotRun::from)
+        let database = &self.hosted.database;
+        unpanicked(|| database.read(&self.module.name, |db| run.run(db, slot))?.map_err(NotRun::from))
     }
 }
 
 impl LocalCalls for LocalLink {
     fn query(&self, method: usize, slot: &mut (dyn Any + Send)) -> Result<Queried, NotRun> {
-        match &self.method(method).handler {
+        let served = self.method(method);
+        match &served.handler {
             Handler::Query { heavy: true, .. } => Ok(Queried::IsHeavy),
-            _ => self.query_here(method, slot).map(|()| Queried::Here),
+            Handler::Query { run, heavy: false } => {
+                self.query_here(&**run, slot)?;
+                Ok(Queried::Here)
+            }
+            _ => Err(not_a(self.contract_name(), served.name, "query")),
         }
     }
 
@@ -293,7 +294,14 @@ impl LocalCalls for LocalLink {
             return Box::pin(std::future::ready(Err(too_late())));
         }
         let link = Self { hosted: self.hosted.clone(), module: self.module.clone(), contract: self.contract };
-        let work = move || link.query_here(method, slot.as_mut()).map(|()| slot);
+        let work = move || {
+            let served = link.method(method);
+            let Handler::Query { run, .. } = &served.handler else {
+                return Err(not_a(link.contract_name(), served.name, "query"));
+            };
+            link.query_here(&**run, slot.as_mut())?;
+            Ok(slot)
+        };
         Box::pin(async move {
             tokio::task::spawn_blocking(work)
                 .await

@@ -4,7 +4,6 @@
 //! present version also has to be what is written now, so a change of the layout shows, and is a new version.
 //! `MODULITH_WRITE_FIXTURES=1` writes the file of the present version if there is none. A file is never written again.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
@@ -12,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use modulith_core::{
-    ContractModel, Direction, Kind, MethodModel, NotRun, NotRunReason, Origin, Outcome, Principal,
-    RefusalRecord, SagaEnd, SagaRefused, StepKey, Trace, TraceFlags, Unknown, UnknownReason, decode, encode,
+    ContractModel, Direction, Kind, MethodModel, NotRun, NotRunReason, Origin, Outcome, RefusalRecord,
+    SagaEnd, SagaRefused, StepKey, Trace, TraceFlags, Unknown, UnknownReason, decode, encode,
 };
 use modulith_data::inbox::{InboxRow, LowWater, StepRows};
 use modulith_data::saga::{Ask as SagaAsk, Asked, Bytes as Stored, SagaId, Told as SagaTold};
@@ -21,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::hello;
-use super::wire::{self, Ask, Head, Keyed, Told};
+use super::wire::{self, Ask, Asker, Head, Keyed, Told};
 
 /// One value: what is written now, how bytes of any version are read, and what has to come of it.
 struct Fixture {
