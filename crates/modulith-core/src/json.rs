@@ -54,21 +54,20 @@ impl JsonError {
 ///
 /// [`JsonError::Malformed`] wherever the text is no JSON, also behind a field of the wrong shape.
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    match serde_path_to_error::deserialize(&mut deserializer) {
-        Ok(value) => match deserializer.end() {
-            Ok(()) => Ok(value),
-            Err(error) => Err(JsonError::malformed(&error)),
-        },
-        Err(error) if error.inner().is_data() => {
-            // The first mismatch stops the reading, so that JSON which is broken further down must be looked
-            // for: a client is told of text that is no JSON, wherever its first mistake is.
-            if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-                return Err(JsonError::malformed(&error));
-            }
-            Err(JsonError::invalid(&error.path().to_string(), &error.inner().to_string()))
-        }
-        Err(error) => Err(JsonError::malformed(error.inner())),
+    serde_json::from_slice(bytes).map_err(|_| unread::<T>(bytes))
+}
+
+/// Reads once more, since to know the field costs every value something that only errors are worth.
+#[cold]
+fn unread<T: DeserializeOwned>(bytes: &[u8]) -> JsonError {
+    // The first mismatch stops the reading, so that JSON which is broken further down must be looked for: a client is
+    // told of text that is no JSON, wherever its first mistake is.
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        return JsonError::malformed(&error);
+    }
+    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(bytes)) {
+        Err(error) => JsonError::invalid(&error.path().to_string(), &error.inner().to_string()),
+        Ok(_) => JsonError::invalid(".", "it was read the second time only"),
     }
 }
 

@@ -78,6 +78,12 @@ impl From<Vec<u8>> for Reply {
     }
 }
 
+impl From<Bytes> for Reply {
+    fn from(payload: Bytes) -> Self {
+        Vec::from(payload).into()
+    }
+}
+
 /// What a caller gets: a payload, and perhaps a body behind it.
 #[derive(Debug)]
 pub struct Answer {

@@ -10,25 +10,26 @@
 //! task alone, so that no caller is kept writing.
 
 use std::{
+    future::poll_fn,
     io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Answer, Body, CallFault, ConnectionError, HelloInfo, Limits, NotRun, Payload, Priority, Terms, Unknown,
     frame::{self, CHUNK, Kind, PARTS, STREAMED},
     outgoing::Outgoing,
-    sending::Sending,
+    sending::{Sending, Transfer},
     stream::WriteHalf,
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Connection {
 pub(crate) struct State {
     pub(crate) slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Slots whose answers were not fetched yet.
+    answered: usize,
     pub(crate) out: Outgoing,
     /// What goes out in turns, behind `out`.
     pub(crate) sending: Sending,
@@ -84,27 +87,37 @@ pub(crate) enum Gathering {
     Queued,
 }
 
+/// Where a call waits for its answer. Whoever comes later to the place is another generation.
 #[derive(Default)]
 pub(crate) struct Slot {
     generation: u32,
-    waiting: Option<Waiting>,
+    call: Call,
 }
 
-pub(crate) struct Waiting {
+#[derive(Default)]
+enum Call {
+    #[default]
+    None,
+    Waits(Waiting),
+    /// Its caller was woken to fetch it.
+    Answered(Outcome),
+}
+
+struct Waiting {
     /// Where in the stream of all outgoing bytes the frame begins without which the call does not run: its only
     /// one, or the last part of its payload.
     frame_from: u64,
     /// Other frames of the call go before or behind that one.
     has_more: bool,
     deadline: Instant,
-    pub(crate) answer: oneshot::Sender<Outcome>,
+    caller: Waker,
 }
 
 /// A call that was accepted for sending. Dropping it tells the other side that nobody waits any more.
 pub(crate) struct Submitted<'a> {
     connection: &'a Connection,
     id: u64,
-    answer: oneshot::Receiver<Outcome>,
+    is_over: bool,
 }
 
 /// Why a call was not accepted for sending; none of its bytes were taken.
@@ -116,17 +129,42 @@ pub(crate) enum NotTaken {
 }
 
 impl State {
-    pub(crate) fn take(&mut self, id: u64) -> Option<Waiting> {
-        let index = id as u32;
-        let slot = self.slots.get_mut(index as usize)?;
-        // An answer to an earlier user of the slot, which gave up, is of no use to the present one.
-        if slot.generation != (id >> 32) as u32 {
-            return None;
+    /// The slot of a call; none if it is another's by now.
+    fn slot(&mut self, id: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(id as u32 as usize).filter(|slot| slot.generation == (id >> 32) as u32)
+    }
+
+    fn waiting(&mut self, id: u64) -> Option<&mut Waiting> {
+        match &mut self.slot(id)?.call {
+            Call::Waits(waiting) => Some(waiting),
+            Call::None | Call::Answered(_) => None,
         }
-        let waiting = slot.waiting.take()?;
+    }
+
+    /// Leaves the answer for its caller, or gives it back if the call is over. Either, woken or dropped, is the code of
+    /// others, and belongs outside the lock.
+    pub(crate) fn answer(&mut self, id: u64, outcome: Outcome) -> Result<Waker, Outcome> {
+        let Some(slot) = self.slot(id) else { return Err(outcome) };
+        match std::mem::replace(&mut slot.call, Call::Answered(outcome)) {
+            Call::Waits(waiting) => {
+                self.answered += 1;
+                Ok(waiting.caller)
+            }
+            before => match std::mem::replace(&mut slot.call, before) {
+                Call::Answered(outcome) => Err(outcome),
+                Call::None | Call::Waits(_) => unreachable!("it was put there above"),
+            },
+        }
+    }
+
+    /// What was answered, if it was. Then the slot is another's.
+    fn fetch(&mut self, id: u64) -> Option<Outcome> {
+        let slot = self.slot(id).filter(|slot| matches!(slot.call, Call::Answered(_)))?;
+        let Call::Answered(outcome) = std::mem::take(&mut slot.call) else { return None };
         slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
-        Some(waiting)
+        self.answered -= 1;
+        self.free.push(id as u32);
+        Some(outcome)
     }
 
     /// Whether there is a slot that this answer may be for, be it one whose caller gave up.
@@ -138,13 +176,18 @@ impl State {
     pub(crate) fn put_next(&mut self) -> bool {
         let (from, before) = (self.out.end(), self.out.pending.len());
         if let Some(id) = self.sending.put_next(&mut self.out.pending)
-            && let Some(slot) = self.slots.get_mut(id as u32 as usize)
-            && slot.generation == (id >> 32) as u32
-            && let Some(waiting) = &mut slot.waiting
+            && let Some(waiting) = self.waiting(id)
         {
             waiting.frame_from = from;
         }
         self.out.pending.len() > before
+    }
+
+    fn waiting_calls(&self) -> impl Iterator<Item = (u64, &Waiting)> {
+        self.slots.iter().zip(0u64..).filter_map(|(slot, index)| match &slot.call {
+            Call::Waits(waiting) => Some((u64::from(slot.generation) << 32 | index, waiting)),
+            Call::None | Call::Answered(_) => None,
+        })
     }
 
     pub(crate) fn nobody_waits(&self) -> bool {
@@ -158,7 +201,7 @@ impl State {
     }
 
     fn waiting_callers(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len() - self.free.len() - self.answered
     }
 }
 
@@ -212,13 +255,37 @@ impl Connection {
         self.retired.cancel();
     }
 
-    /// Takes a call for sending, and usually sends it. The body is taken only with the call.
+    /// Sends a call and waits for its outcome.
+    pub(crate) async fn call(
+        &self,
+        now: Instant,
+        terms: Terms,
+        payload: Payload<'_>,
+        body: &mut Option<Body>,
+    ) -> Result<Outcome, NotTaken> {
+        let mut submitted = None;
+        poll_fn(|cx| match &mut submitted {
+            None => match self.submit(now, terms, payload, body, cx.waker()) {
+                Ok(call) => {
+                    submitted = Some(call);
+                    Poll::Pending
+                }
+                Err(not_taken) => Poll::Ready(Err(not_taken)),
+            },
+            Some(call) => call.poll_outcome(cx).map(Ok),
+        })
+        .await
+    }
+
+    /// Takes a call for sending, and usually sends it. The body is taken only with the call. `caller` is woken when there is
+    /// an answer.
     pub(crate) fn submit(
         &self,
         now: Instant,
         Terms { deadline, priority, .. }: Terms,
         payload: Payload<'_>,
         body: &mut Option<Body>,
+        caller: &Waker,
     ) -> Result<Submitted<'_>, NotTaken> {
         let bytes = payload.bytes();
         let remaining = deadline.saturating_duration_since(now).as_millis();
@@ -244,7 +311,6 @@ impl Connection {
                 return Err(NotTaken::Full);
             }
         }
-        let (sender, answer) = oneshot::channel();
         let frame_from = if in_parts { NOWHERE_YET } else { state.out.end() };
         let index = state.free.pop().unwrap_or_else(|| {
             state.slots.push(Slot::default());
@@ -252,7 +318,7 @@ impl Connection {
             (state.slots.len() - 1) as u32
         });
         let slot = &mut state.slots[index as usize];
-        slot.waiting = Some(Waiting { frame_from, has_more, deadline, answer: sender });
+        slot.call = Call::Waits(Waiting { frame_from, has_more, deadline, caller: caller.clone() });
         let id = u64::from(slot.generation) << 32 | u64::from(index);
         if state.look_at.is_none_or(|look_at| deadline < look_at) {
             state.look_at = Some(deadline);
@@ -274,7 +340,7 @@ impl Connection {
                 self.task.wake();
             }
         }
-        Ok(Submitted { connection: self, id, answer })
+        Ok(Submitted { connection: self, id, is_over: false })
     }
 
     /// Writes what waits, until it is gone or the socket takes no more. If somebody else is writing, he will
@@ -355,24 +421,27 @@ impl Connection {
         };
         state.ended = Some(text.clone());
         let handed = state.out.handed();
-        let slots = std::mem::take(&mut state.slots);
-        state.free = Vec::new();
         let sending = std::mem::take(&mut state.sending);
         if !state.out.writing {
             state.out = Outgoing::default();
         }
+        let waiting = state.waiting_calls().map(|(id, waiting)| (id, waiting.frame_from < handed));
+        let waiting: Vec<_> = waiting.collect();
+        let callers: Vec<_> = waiting
+            .into_iter()
+            .filter_map(|(id, was_handed)| {
+                let fault = if was_handed {
+                    CallFault::Unknown(Unknown::ConnectionLost)
+                } else {
+                    CallFault::NotRun(NotRun::Unreachable(text.clone()))
+                };
+                state.answer(id, Err(fault)).ok()
+            })
+            .collect();
         drop(state);
-        // Outside the lock, since dropping a body runs code of others.
+        // Outside the lock, since dropping a body, and waking, run code of others.
         drop(sending);
-        for waiting in slots.into_iter().filter_map(|slot| slot.waiting) {
-            let fault = if waiting.frame_from < handed {
-                CallFault::Unknown(Unknown::ConnectionLost)
-            } else {
-                CallFault::NotRun(NotRun::Unreachable(text.clone()))
-            };
-            // A receiver that is gone has given up.
-            let _ = waiting.answer.send(Err(fault));
-        }
+        callers.into_iter().for_each(Waker::wake);
         self.retire();
     }
 
@@ -380,57 +449,75 @@ impl Connection {
     /// connection, and nearly always its calls are answered long before it fires.
     pub(crate) fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
-        let waiting = state.slots.iter().zip(0u64..).filter_map(|(slot, index)| {
-            let waiting = slot.waiting.as_ref()?;
-            Some((u64::from(slot.generation) << 32 | index, waiting.deadline))
-        });
+        let waiting = state.waiting_calls().map(|(id, waiting)| (id, waiting.deadline));
         let (late, in_time): (Vec<_>, Vec<_>) = waiting.partition(|(_, deadline)| *deadline <= now);
         state.look_at = in_time.into_iter().map(|(_, deadline)| deadline).min();
         drop(state);
         for (id, _) in late {
+            let mut state = self.state.lock();
             // Between the two locks it may have been answered.
-            if let Some((answer, withdrawn)) = self.give_up(id) {
-                let fault = if withdrawn { NotRun::Deadline.into() } else { Unknown::Deadline.into() };
-                // A receiver that is gone has given up.
-                let _ = answer.send(Err(fault));
+            let Some((withdrawn, rest)) = self.withdraw(&mut state, id) else { continue };
+            let fault = if withdrawn { NotRun::Deadline.into() } else { Unknown::Deadline.into() };
+            let caller = state.answer(id, Err(fault));
+            self.flush(state);
+            drop(rest);
+            if let Ok(caller) = caller {
+                caller.wake();
             }
         }
     }
 
-    /// Stops waiting for a call: where its answer would have gone, and whether it was withdrawn before it was sent.
-    /// `None` if it is already over.
-    fn give_up(&self, id: u64) -> Option<(oneshot::Sender<Outcome>, bool)> {
+    /// Nobody waits for a call any more.
+    fn give_up(&self, id: u64) {
         let mut state = self.state.lock();
-        let waiting = state.take(id)?;
+        let rest = self.withdraw(&mut state, id).and_then(|(_, rest)| rest);
+        let caller = state.answer(id, Err(Unknown::Deadline.into()));
+        let outcome = state.fetch(id);
+        self.flush(state);
+        // Code of others.
+        drop((rest, caller, outcome));
+    }
+
+    /// Takes back what of a call has not been handed over, and tells the other side what has: whether it was all of what
+    /// makes it run, and what was still to be sent. `None` if there is an answer.
+    fn withdraw(&self, state: &mut State, id: u64) -> Option<(bool, Option<Transfer>)> {
+        let waiting = state.waiting(id)?;
+        let (frame_from, has_more) = (waiting.frame_from, waiting.has_more);
         // Nothing runs before its payload is whole, so with a part still here the call has not run.
-        let is_partial = waiting.frame_from == NOWHERE_YET;
-        let followed_by = waiting.has_more.then_some(id);
-        let withdrawn = is_partial || state.out.withdraw(waiting.frame_from, followed_by);
-        let rest = if waiting.has_more { state.sending.remove(id) } else { None };
-        if !withdrawn || waiting.has_more {
+        let is_partial = frame_from == NOWHERE_YET;
+        let withdrawn = is_partial || state.out.withdraw(frame_from, has_more.then_some(id));
+        let rest = if has_more { state.sending.remove(id) } else { None };
+        if !withdrawn || has_more {
             frame::put(&mut state.out.pending, Kind::Cancel, id, &[]);
         }
         if state.draining.is_some() {
             // It may have been the last that the connection was kept for.
             self.task.wake();
         }
-        self.flush(state);
-        drop(rest);
-        Some((waiting.answer, withdrawn))
+        Some((withdrawn, rest))
     }
 }
 
 impl Submitted<'_> {
     /// The answer, or what is known at the deadline.
-    pub(crate) async fn outcome(mut self) -> Outcome {
-        (&mut self.answer).await.unwrap_or(Err(Unknown::ConnectionLost.into()))
+    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.connection.state.lock();
+        if let Some(outcome) = state.fetch(self.id) {
+            self.is_over = true;
+            return Poll::Ready(outcome);
+        }
+        if let Some(waiting) = state.waiting(self.id)
+            && !waiting.caller.will_wake(cx.waker())
+        {
+            waiting.caller = cx.waker().clone();
+        }
+        Poll::Pending
     }
 }
 
 impl Drop for Submitted<'_> {
     fn drop(&mut self) {
-        // A call that was answered has no slot any more, and costs a look at this flag only.
-        if !self.answer.is_terminated() {
+        if !self.is_over {
             self.connection.give_up(self.id);
         }
     }
@@ -468,6 +555,7 @@ mod tests {
                     Terms { now, deadline, priority: Priority::Ordinary },
                     (&payload).into(),
                     &mut None,
+                    Waker::noop(),
                 )
                 .ok()
                 .expect("it is taken")

@@ -13,7 +13,9 @@
 //! What must hold: nothing panics, a connection ends soon after its bytes have ended, and no call is left waiting.
 
 use std::{
+    future::poll_fn,
     sync::Arc,
+    task::Waker,
     time::{Duration, Instant},
 };
 
@@ -26,7 +28,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admit, Answer, Body, Handled, Hello, Incoming, Limits, Priority, Rejection, Reply, Stream, Token,
+    Admit, Answer, Body, Handled, Hello, Incoming, Limits, Payload, Priority, Rejection, Reply, Stream,
+    Terms, Token,
     frame::{self, Frame},
     handshake,
     reader::Reader,
@@ -194,7 +197,7 @@ async fn calling(bytes: &[u8], introduced: bool) {
     let reader = Reader::new(stream, opened, Arc::new(limits));
     let caller = async move {
         let connection = reader.connection();
-        let deadline = Instant::now() + 2 * END_MAX;
+        let terms = Terms::new(Instant::now() + 2 * END_MAX, Priority::Ordinary);
         let payload = Bytes::from(vec![7; (2 << 16) + 1]);
         let streamed = || futures_util::stream::iter([Ok(Bytes::from_static(b"a body"))]);
         let calls: Vec<_> = (0..3)
@@ -203,15 +206,15 @@ async fn calling(bytes: &[u8], introduced: bool) {
                 let size = if call == 1 { payload.len() } else { 4 };
                 let mut body = (call == 2).then(|| Body::new(streamed()));
                 connection
-                    .submit(Instant::now(), deadline, Priority::Ordinary, &payload.slice(..size), &mut body)
+                    .submit(terms.now, terms, Payload::Lent(&payload[..size]), &mut body, Waker::noop())
                     .ok()
             })
             .collect();
         assert_eq!(calls.len(), 3, "there is room");
         reader.run().await;
-        for call in calls {
+        for mut call in calls {
             // Answered by what was thrown, or told that the connection has ended; not waiting for its deadline.
-            if let Ok(Answer { body: Some(mut body), .. }) = call.outcome().await {
+            if let Ok(Answer { body: Some(mut body), .. }) = poll_fn(|cx| call.poll_outcome(cx)).await {
                 while body.next().await.is_some() {}
             }
         }

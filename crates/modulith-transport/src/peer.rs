@@ -312,8 +312,8 @@ impl Peer {
             };
             let mut outcome = {
                 let _place = replica.as_deref().map(|replica| Place::take(&replica.in_flight));
-                match connection.submit(now, terms, payload, &mut body) {
-                    Ok(submitted) => submitted.outcome().await,
+                match connection.call(now, terms, payload, &mut body).await {
+                    Ok(outcome) => outcome,
                     Err(NotTaken::Full) => Err(NotRun::QueueFull.into()),
                     Err(NotTaken::Ended(text)) => Err(NotRun::Unreachable(text).into()),
                     Err(NotTaken::Draining) => Err(NotRun::Unreachable("draining".to_owned()).into()),

@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::BytesMut;
@@ -42,6 +42,8 @@ pub(crate) struct Reader {
     receiving: Receiving<()>,
     asked: Asked,
     rounds: Rounds,
+    /// Those who are to be woken; empty between two turns.
+    callers: Vec<Waker>,
     /// Something was leaving in several frames when last looked; who adds to it wakes this task.
     is_sending: bool,
     /// Fires at the first deadline of the calls that wait, or before it.
@@ -67,6 +69,7 @@ impl Reader {
             receiving: Receiving::new(),
             asked: Asked::default(),
             rounds,
+            callers: Vec::new(),
             is_sending: false,
             deadlines: None,
         }
@@ -382,19 +385,20 @@ impl Reader {
                 unsent.extend(state.sending.break_off(*id, "rejected", &mut state.out.pending));
             }
         }
-        let taken: Vec<_> = answers.drain(..).map(|(id, outcome)| (state.take(id), outcome)).collect();
+        let mut unwanted = Vec::new();
+        for (id, outcome) in answers.drain(..) {
+            match state.answer(id, outcome) {
+                Ok(caller) => self.callers.push(caller),
+                Err(outcome) => unwanted.push(outcome),
+            }
+        }
         if gathered != Gathering::No || !unsent.is_empty() {
             self.connection.flush(state);
         } else {
             drop(state);
         }
-        drop(unsent);
-        for (waiting, outcome) in taken {
-            if let Some(waiting) = waiting {
-                // A receiver that is gone has given up.
-                let _ = waiting.answer.send(outcome);
-            }
-        }
+        drop((unsent, unwanted));
+        self.callers.drain(..).for_each(Waker::wake);
         if known { Ok(()) } else { Err(NEVER_MADE) }
     }
 }
