@@ -574,5 +574,10 @@ mod tests {
         assert_eq!(seen(), (2 * frame, Gathering::Begun), "all that come until its turn");
         connection.flush(connection.state.lock());
         assert_eq!(seen().0, 0, "in one go");
+
+        // The other side begins with the first half while this one makes the second.
+        let waiting: Vec<_> = (3..2 * WORTH_A_WRITE).map(|_| submit()).collect();
+        assert_eq!(waiting.len(), 2 * WORTH_A_WRITE - 3);
+        assert_eq!(seen().0, (WORTH_A_WRITE - 3) * frame, "eight have left");
     }
 }

@@ -85,10 +85,10 @@ impl Answers {
         let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
         if head.ask == Ask::Query && !method.is_heavy() {
             return Ok(Handled::Now(span.in_scope(|| {
-                let began = method.began(started);
+                let began = method.pace.began(started);
                 let told = self.hosted.query(&method.found, request);
                 let ended = count(&method.meter, &span, started, &told);
-                method.took(ended.saturating_duration_since(began));
+                method.pace.took(ended.saturating_duration_since(began));
                 told_bytes(told)
             })));
         }
@@ -99,7 +99,7 @@ impl Answers {
             Ask::Query => {
                 let deadline = call.deadline;
                 let method = method.clone();
-                let took = move |time| method.took(time);
+                let took = move |time| method.pace.took(time);
                 later(seen, async move { hosted.heavy_query(deadline, found, request, took).await })
             }
             Ask::Command => {

@@ -27,7 +27,7 @@ pub(crate) struct Method {
     pub(crate) name: &'static str,
     pub(crate) found: Found,
     pub(crate) meter: Arc<CallMeter>,
-    pace: AtomicU8,
+    pub(crate) pace: Pacing,
 }
 
 impl Methods {
@@ -47,7 +47,7 @@ impl Methods {
                         name: served.name,
                         found: Found::new(&module, at, method),
                         meter: hosted.metrics.answers.call(contract, served.name).clone(),
-                        pace: AtomicU8::new(Pace::Quick as u8),
+                        pace: Pacing::default(),
                     };
                     methods.insert(wire::names_of(contract, served.name)?, Arc::new(method));
                 }
@@ -70,18 +70,24 @@ impl Methods {
 impl Method {
     /// Whether a query of it belongs on a thread of its own: it was declared so, or took long the last time.
     pub(crate) fn is_heavy(&self) -> bool {
-        self.found.is_heavy() || self.pace() == Pace::Long
+        self.found.is_heavy() || self.pace.get() == Pace::Long
     }
+}
 
+/// Whether the queries of a method take long.
+#[derive(Default)]
+pub(crate) struct Pacing(AtomicU8);
+
+impl Pacing {
     /// From when on a query that runs now is timed. `arrived` costs no look at the clock, and is as good as long as nothing
     /// takes long: calls that arrived together run one after the other.
     pub(crate) fn began(&self, arrived: Instant) -> Instant {
-        if self.pace() == Pace::Suspected { Instant::now() } else { arrived }
+        if self.get() == Pace::Suspected { Instant::now() } else { arrived }
     }
 
-    /// Takes note of when a query has ended that was timed from [`Method::began`] on.
+    /// Takes note of for how long a query ran, timed from [`Pacing::began`] on.
     pub(crate) fn took(&self, time: Duration) {
-        let (before, is_long) = (self.pace(), time > INLINE_MAX);
+        let (before, is_long) = (self.get(), time > INLINE_MAX);
         let now = match (before, is_long) {
             (_, false) => Pace::Quick,
             (Pace::Quick, true) => Pace::Suspected,
@@ -89,12 +95,12 @@ impl Method {
         };
         // Nearly always it is as it was, and other threads need not hear of it.
         if now != before {
-            self.pace.store(now as u8, Ordering::Relaxed);
+            self.0.store(now as u8, Ordering::Relaxed);
         }
     }
 
-    fn pace(&self) -> Pace {
-        match self.pace.load(Ordering::Relaxed) {
+    fn get(&self) -> Pace {
+        match self.0.load(Ordering::Relaxed) {
             0 => Pace::Quick,
             1 => Pace::Suspected,
             _ => Pace::Long,
@@ -110,4 +116,32 @@ enum Pace {
     Suspected,
     /// It takes long by itself.
     Long,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_millis(11);
+    const QUICK: Duration = Duration::from_millis(9);
+
+    #[test]
+    fn what_took_long_twice_runs_elsewhere_until_it_is_quick_again() {
+        let pacing = Pacing::default();
+        let arrived = Instant::now();
+        pacing.took(QUICK);
+        assert_eq!((pacing.get(), pacing.began(arrived)), (Pace::Quick, arrived));
+        // It may have been those before it, so the next one is timed by itself.
+        pacing.took(LONG);
+        assert_eq!(pacing.get(), Pace::Suspected);
+        assert_ne!(pacing.began(arrived), arrived);
+        pacing.took(QUICK);
+        assert_eq!(pacing.get(), Pace::Quick, "it was those before it");
+        for paced in [Pace::Suspected, Pace::Long, Pace::Long] {
+            pacing.took(LONG);
+            assert_eq!(pacing.get(), paced);
+        }
+        pacing.took(QUICK);
+        assert_eq!(pacing.get(), Pace::Quick);
+    }
 }

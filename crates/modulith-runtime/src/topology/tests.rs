@@ -76,6 +76,25 @@ fn a_file_is_read_with_its_defaults_and_lines() {
 }
 
 #[test]
+fn the_processes_of_one_supervisor_share_its_cores() {
+    let split = read("[service.a]\nmodules = [\"x\"]\nworkers = 3\n[service.b]\nmodules = [\"y\"]\n");
+    for (cores, share) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 3)] {
+        assert_eq!(split.workers(Some("b"), true, cores), Some(share), "{cores} cores, three processes");
+        assert_eq!(split.workers(Some("gateway"), true, cores), Some(share));
+        assert_eq!(split.workers(Some("a"), true, cores), Some(3), "as written");
+        assert_eq!(split.workers(None, false, cores), Some(1), "the supervisor waits");
+        assert_eq!(split.workers(Some("b"), false, cores), None, "somebody else starts it");
+    }
+    let whole = Topology::built_in("store", &["x", "y"]);
+    assert_eq!(whole.workers(None, false, 4), None);
+    assert_eq!(whole.workers(Some("store"), true, 4), None);
+    assert_eq!(
+        read("[gateway]\nworkers = 2\n[service.a]\n[service.b]").workers(Some("gateway"), true, 9),
+        Some(2)
+    );
+}
+
+#[test]
 fn the_built_in_topology_is_one_service() {
     let topology = Topology::built_in("store", &["users", "cart"]);
     assert!(topology.is_monolith());
@@ -97,6 +116,7 @@ modules = ["x", 7]
 listen = "localhost"
 database = 3
 replicas = -1
+workers = 0
 colour = "red"
 [service.b]
 modules = "x"
@@ -114,11 +134,12 @@ replicas = 1.5
             "t.toml:10: service.a.listen: address \"localhost\": no port; write `listen = \"unix:run/a.sock\"`",
             "t.toml:11: service.a.database: a string is expected, not an integer; write `database = \"a.db\"`",
             "t.toml:12: service.a.replicas: the number is negative; write `replicas = 1`",
-            "t.toml:13: service.a.colour: unknown key; \
-             remove it; known here: `modules`, `listen`, `addresses`, `database`, `replicas`",
-            "t.toml:15: service.b.modules: a list of module names is expected, not a string; \
+            "t.toml:13: service.a.workers: the number is not from 1 to 512; write `workers = 2`",
+            "t.toml:14: service.a.colour: unknown key; \
+             remove it; known here: `modules`, `listen`, `addresses`, `database`, `replicas`, `workers`",
+            "t.toml:16: service.b.modules: a list of module names is expected, not a string; \
              write `modules = [\"NAME\"]`",
-            "t.toml:16: service.b.replicas: a whole number is expected, not a float; write `replicas = 1`",
+            "t.toml:17: service.b.replicas: a whole number is expected, not a float; write `replicas = 1`",
         ]
     );
 }
