@@ -19,7 +19,6 @@ from harness import (
 from server import Server, fetch
 
 RPC = BENCHES / "rpc"
-WORKERS = 2
 REPORT_WITHIN_S = 10
 REPORT_POLL_S = 0.05
 BASELINES = ("tonic", "tarpc")
@@ -57,10 +56,12 @@ def main(arguments):
     options = parser("rpc", __doc__.splitlines()[0], [candidate.name for candidate in CANDIDATES])
     add_load_options(options)
     options.add_argument("--sockets", default="unix,tcp", help="kinds of sockets (default: %(default)s)")
+    options.add_argument("--threads", type=int, help="tokio's threads of every process (default: each library's own number)")
     chosen = chosen_of(options, arguments, CANDIDATES)
     binaries = build({(RPC, candidate.binary) for candidate in chosen.candidates}, chosen.no_build)
-    # All of them have tokio's threads, the supervisor's children too.
-    os.environ["TOKIO_WORKER_THREADS"] = str(WORKERS)
+    if chosen.threads:
+        # The supervisor's children too.
+        os.environ["TOKIO_WORKER_THREADS"] = str(chosen.threads)
 
     def measure(candidate, point, data):
         socket, callers = point.split("-")
@@ -72,7 +73,7 @@ def main(arguments):
     command = (
         f"--only {','.join(candidate.name for candidate in chosen.candidates)} --sockets {chosen.sockets}"
         f" --callers {','.join(map(str, chosen.callers))} --rounds {chosen.rounds} --seconds {chosen.seconds:g}"
-        f" --warmup-seconds {chosen.warmup_seconds:g}"
+        f" --warmup-seconds {chosen.warmup_seconds:g}" + (f" --threads {chosen.threads}" if chosen.threads else "")
     )
     publish("rpc", command, table(results, chosen, points), chosen)
 

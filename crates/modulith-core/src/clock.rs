@@ -16,17 +16,23 @@ fn is_far(at: Instant) -> bool {
     use std::sync::OnceLock;
     use std::time::Duration;
 
-    use rustix::time::{ClockId, Timespec, clock_gettime};
+    use libc::{CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, clock_gettime, clockid_t, timespec};
 
     /// No kernel ticks more seldom than this.
     const TICK_MAX: Duration = Duration::from_millis(10);
     /// One moment by both clocks, which count from the same zero.
     static MOMENT: OnceLock<(Instant, Duration)> = OnceLock::new();
 
-    let since_zero = |Timespec { tv_sec, tv_nsec }| Duration::new(tv_sec as u64, tv_nsec as u32);
-    let (instant, then) =
-        MOMENT.get_or_init(|| (Instant::now(), since_zero(clock_gettime(ClockId::Monotonic))));
-    let last_tick = since_zero(clock_gettime(ClockId::MonotonicCoarse));
+    // Not `rustix`, whose clock ends a process under valgrind.
+    let read = |clock: clockid_t| {
+        let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is the kernel's to write for the length of the call. Both clocks are always there, and one that
+        // failed would leave zero, which sends everybody to the exact clock.
+        unsafe { clock_gettime(clock, &raw mut time) };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let (instant, then) = MOMENT.get_or_init(|| (Instant::now(), read(CLOCK_MONOTONIC)));
+    let last_tick = read(CLOCK_MONOTONIC_COARSE);
     // The moment's own tick may be before it.
     let passed = last_tick.saturating_sub(*then);
     at.checked_duration_since(*instant).is_some_and(|until| until > passed + 2 * TICK_MAX)
