@@ -6,7 +6,8 @@
 //! A lone caller writes its frame itself, at once, which saves a task switch. Where several call, a system call for
 //! each frame would be most of what a call costs: they only append, and the connection's task, which goes behind
 //! them in the run queue, writes all their frames together. That is so while others wait for their answers, and when one
-//! read has completed several callers, who are about to call again. A payload above 64 KiB and a body are sent by that
+//! read has completed several callers, who are about to call again. Half of a large batch is written by the caller that
+//! completes it, so that the other side does not wait for the second half. A payload above 64 KiB and a body are sent by that
 //! task alone, so that no caller is kept writing.
 
 use std::{
@@ -258,14 +259,13 @@ impl Connection {
     /// Sends a call and waits for its outcome.
     pub(crate) async fn call(
         &self,
-        now: Instant,
         terms: Terms,
         payload: Payload<'_>,
         body: &mut Option<Body>,
     ) -> Result<Outcome, NotTaken> {
         let mut submitted = None;
         poll_fn(|cx| match &mut submitted {
-            None => match self.submit(now, terms, payload, body, cx.waker()) {
+            None => match self.submit(terms, payload, body, cx.waker()) {
                 Ok(call) => {
                     submitted = Some(call);
                     Poll::Pending
@@ -281,8 +281,7 @@ impl Connection {
     /// an answer.
     pub(crate) fn submit(
         &self,
-        now: Instant,
-        Terms { deadline, priority, .. }: Terms,
+        Terms { now, deadline, priority }: Terms,
         payload: Payload<'_>,
         body: &mut Option<Body>,
         caller: &Waker,
@@ -506,11 +505,15 @@ impl Submitted<'_> {
             self.is_over = true;
             return Poll::Ready(outcome);
         }
-        if let Some(waiting) = state.waiting(self.id)
-            && !waiting.caller.will_wake(cx.waker())
-        {
-            waiting.caller = cx.waker().clone();
-        }
+        let before = match state.waiting(self.id) {
+            Some(waiting) if !waiting.caller.will_wake(cx.waker()) => {
+                Some(std::mem::replace(&mut waiting.caller, cx.waker().clone()))
+            }
+            _ => None,
+        };
+        // Outside the lock, since dropping it may run code of others.
+        drop(state);
+        drop(before);
         Poll::Pending
     }
 }
@@ -551,7 +554,6 @@ mod tests {
             let deadline = now + Duration::from_secs(60);
             connection
                 .submit(
-                    now,
                     Terms { now, deadline, priority: Priority::Ordinary },
                     (&payload).into(),
                     &mut None,

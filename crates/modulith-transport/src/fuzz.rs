@@ -205,9 +205,7 @@ async fn calling(bytes: &[u8], introduced: bool) {
                 // In one frame; in parts; and with a body behind it.
                 let size = if call == 1 { payload.len() } else { 4 };
                 let mut body = (call == 2).then(|| Body::new(streamed()));
-                connection
-                    .submit(terms.now, terms, Payload::Lent(&payload[..size]), &mut body, Waker::noop())
-                    .ok()
+                connection.submit(terms, Payload::Lent(&payload[..size]), &mut body, Waker::noop()).ok()
             })
             .collect();
         assert_eq!(calls.len(), 3, "there is room");

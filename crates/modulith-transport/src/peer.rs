@@ -293,26 +293,26 @@ impl Peer {
 
     async fn send(
         &self,
-        terms: Terms,
+        mut terms: Terms,
         payload: Payload<'_>,
         mut body: Option<Body>,
     ) -> Result<Answer, CallFault> {
         let Inner { replicas, settings, .. } = &*self.inner;
-        let Terms { mut now, deadline, .. } = terms;
-        let patience = deadline.min(now + settings.limits.drain_wait_max);
+        let deadline = terms.deadline;
+        let patience = deadline.min(terms.now + settings.limits.drain_wait_max);
         let has_body = body.is_some();
         loop {
             let (replica, connection) = match replicas.pick() {
                 Some(picked) => picked,
                 None => {
                     let picked = self.wait_for_connection(deadline, patience, false).await?;
-                    now = Instant::now();
+                    terms.now = Instant::now();
                     picked
                 }
             };
             let mut outcome = {
                 let _place = replica.as_deref().map(|replica| Place::take(&replica.in_flight));
-                match connection.call(now, terms, payload, &mut body).await {
+                match connection.call(terms, payload, &mut body).await {
                     Ok(outcome) => outcome,
                     Err(NotTaken::Full) => Err(NotRun::QueueFull.into()),
                     Err(NotTaken::Ended(text)) => Err(NotRun::Unreachable(text).into()),
@@ -329,9 +329,9 @@ impl Peer {
                 && has_body == body.is_some()
                 && (connection.is_retired.load(Ordering::Acquire) || connection.is_over());
             if is_left {
-                now = Instant::now();
+                terms.now = Instant::now();
             }
-            if !is_left || now >= patience {
+            if !is_left || terms.now >= patience {
                 if let Some(replica) = replica {
                     replicas.ended(&replica, ending_of(&outcome), settings);
                 }
