@@ -127,9 +127,7 @@ impl Hosted {
             let method = module.contracts[at].methods.iter().position(|served| served.name == method)?;
             Some(Found::new(module, at, method))
         };
-        find().ok_or_else(|| {
-            NotRun::new(NotRunReason::Incompatible, format!("{contract}.{method} is not served here"))
-        })
+        find().ok_or_else(|| not_served(contract, method))
     }
 
     /// Answers another process's query, on this thread.
@@ -230,6 +228,10 @@ impl Hosted {
             Err(fault) => Told::Unknown(Unknown::new(UnknownReason::Unreadable, fault.message)),
         }
     }
+}
+
+pub(crate) fn not_served(contract: &str, method: &str) -> NotRun {
+    NotRun::new(NotRunReason::Incompatible, format!("{contract}.{method} is not served here"))
 }
 
 fn not_a(contract: &str, method: &str, kind: &str) -> NotRun {

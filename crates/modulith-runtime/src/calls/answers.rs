@@ -19,7 +19,7 @@ use tracing::{Instrument, Span};
 use super::hello::Neighbour;
 use super::methods::Methods;
 use super::wire::{self, Ask, Head, Told};
-use crate::hosted::Hosted;
+use crate::hosted::{Hosted, not_served};
 use crate::metrics::{CallMeter, Ended};
 use crate::spans;
 use crate::topology::GATEWAY;
@@ -78,9 +78,7 @@ impl Answers {
         }
         let Some(method) = known.or_else(|| self.methods.find(head.contract, head.method)) else {
             meters.call(head.contract, head.method).ended(Ended::NotRun, started.elapsed());
-            let detail = format!("{}.{} is not served here", head.contract, head.method);
-            let not_run = NotRun::new(NotRunReason::Incompatible, detail);
-            return Ok(Handled::Now(told_bytes(not_run.into())));
+            return Ok(Handled::Now(told_bytes(not_served(head.contract, head.method).into())));
         };
         let span = spans::answer(head.trace.as_ref(), head.request_id, head.contract, head.method);
         if head.ask == Ask::Query && !method.is_heavy() {
