@@ -110,7 +110,7 @@ speed = 9
             "t.toml:15: service.c.listen: port 0 is another port at each start, which the other services cannot \
              know; write `listen = \"unix:run/c.sock\"`",
             "t.toml:16: service.c.speed: unknown key; \
-             remove it; known here: `modules`, `listen`, `addresses`, `database`, `replicas`",
+             remove it; known here: `modules`, `listen`, `addresses`, `database`, `replicas`, `workers`",
             "t.toml:17: module.cart: module `cart` does not exist (modules: `products`, `payments`, `orders`); \
              remove the section",
         ]
