@@ -133,12 +133,7 @@ impl Client {
                 }
             }
             Link::Remote(remote) => {
-                let called = {
-                    let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Query);
-                    remote.call(call, &request)
-                };
-                drop(request);
-                from_outcome(called.await?)
+                self.ask(&**remote, token.contract, token.method, Kind::Query, request).await
             }
         }
     }
@@ -155,12 +150,7 @@ impl Client {
                 Done::Stored(outcome) => from_outcome(outcome),
             },
             Link::Remote(remote) => {
-                let called = {
-                    let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Command);
-                    remote.call(call, &request)
-                };
-                drop(request);
-                from_outcome(called.await?)
+                self.ask(&**remote, token.contract, token.method, Kind::Command, request).await
             }
         }
     }
@@ -178,23 +168,24 @@ impl Client {
                 EffectRan::Unknown(unknown) => Err(unknown.into()),
             },
             Link::Remote(remote) => {
-                let called = {
-                    let call = self.remote_call::<Req, T, E>(token.contract, token.method, Kind::Effect);
-                    remote.call(call, &request)
-                };
-                drop(request);
-                from_outcome(called.await?)
+                self.ask(&**remote, token.contract, token.method, Kind::Effect, request).await
             }
         }
     }
 
-    fn remote_call<Req: Wire, T: Wire, E: Refusal>(
+    async fn ask<Req: Wire, T: Wire, E: Refusal>(
         &self,
+        remote: &dyn RemoteCalls,
         contract: &'static str,
         method: &'static str,
         kind: Kind,
-    ) -> RemoteCall {
-        RemoteCall { contract, method, kind, key: self.key, json: JsonCodec::of::<Req, T, E>() }
+        request: Req,
+    ) -> Result<T, CallError<E>> {
+        let json = JsonCodec::of::<Req, T, E>();
+        let called = remote.call(RemoteCall { contract, method, kind, key: self.key, json }, &request);
+        // It is encoded by now.
+        drop(request);
+        from_outcome(called.await?)
     }
 }
 

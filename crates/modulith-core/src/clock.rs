@@ -21,18 +21,20 @@ fn is_far(at: Instant) -> bool {
     /// No kernel ticks more seldom than this.
     const TICK_MAX: Duration = Duration::from_millis(10);
     /// One moment by both clocks, which count from the same zero.
-    static MOMENT: OnceLock<(Instant, Duration)> = OnceLock::new();
+    static MOMENT: OnceLock<Option<(Instant, Duration)>> = OnceLock::new();
 
     // Not `rustix`, whose clock ends a process under valgrind.
     let read = |clock: clockid_t| {
         let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is the kernel's to write for the length of the call. Both clocks are always there, and one that
-        // failed would leave zero, which sends everybody to the exact clock.
-        unsafe { clock_gettime(clock, &raw mut time) };
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        // SAFETY: `time` is the kernel's to write for the length of the call.
+        let is_read = unsafe { clock_gettime(clock, &raw mut time) } == 0;
+        is_read.then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     };
-    let (instant, then) = MOMENT.get_or_init(|| (Instant::now(), read(CLOCK_MONOTONIC)));
-    let last_tick = read(CLOCK_MONOTONIC_COARSE);
+    let moment = MOMENT.get_or_init(|| Some((Instant::now(), read(CLOCK_MONOTONIC)?)));
+    // Where one of the clocks is missing, the exact one is asked about everything.
+    let (Some((instant, then)), Some(last_tick)) = (moment, read(CLOCK_MONOTONIC_COARSE)) else {
+        return false;
+    };
     // The moment's own tick may be before it.
     let passed = last_tick.saturating_sub(*then);
     at.checked_duration_since(*instant).is_some_and(|until| until > passed + 2 * TICK_MAX)

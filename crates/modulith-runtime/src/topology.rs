@@ -153,7 +153,7 @@ impl Topology {
     /// How many worker threads a process has: of this service, of the gateway, or, without a name, of one that supervises
     /// them all. `None` is all cores.
     ///
-    /// As written. Else the processes of one supervisor share its machine's cores evenly, rounded up (`cores`): a thread
+    /// As written. Else the processes of one supervisor share its machine's `cores` evenly, rounded up: a thread
     /// more than there are cores to run it makes every one of them slower. A process that somebody else starts has what
     /// its container allows.
     pub(crate) fn workers(&self, name: Option<&str>, is_supervised: bool, cores: usize) -> Option<usize> {
