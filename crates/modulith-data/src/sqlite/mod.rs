@@ -7,6 +7,7 @@ pub mod backup;
 mod error;
 mod file;
 mod guard;
+mod log;
 mod memory;
 mod reader;
 mod shed;

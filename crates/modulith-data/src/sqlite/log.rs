@@ -1,0 +1,406 @@
+//! Gathers what SQLite writes to its write-ahead log, and gives it to the platform in one piece.
+//!
+//! SQLite writes every page of a commit with two system calls, 24 bytes and the page. Here both wait in memory until
+//! somebody needs them in the file: a sync, a read, a look at the size. With `synchronous=FULL` a commit syncs the log
+//! before the index names its pages to anybody, so other handles of the file, in this process or another, find in it
+//! what they would have found.
+//!
+//! Nor does a sync write the file's times, which a SQLite that was built without `HAVE_FDATASYNC` does, as the one that
+//! comes with rusqlite: on a file system with a journal that is a commit of the journal as well.
+//!
+//! The rest of SQLite's VFS interface, and every other file, is the platform's.
+
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+
+use parking_lot::Mutex;
+use rusqlite::ffi;
+
+/// What is gathered at most, 31 pages of 4 KiB: SQLite's own VFS takes less than 128 KiB at once.
+const GATHERED_MAX: usize = 31 * (24 + 4096);
+
+/// Bytes that stand one behind the other in the file and are not in it yet.
+#[derive(Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    offset: i64,
+}
+
+impl Gathered {
+    /// Keeps `bytes` for later; what cannot stand beside them goes to the file first. Results are SQLite's codes.
+    fn write(&mut self, bytes: &[u8], offset: i64, file: impl Fn(&[u8], i64) -> c_int) -> c_int {
+        let follows = offset == self.offset + self.bytes.len() as i64;
+        if !follows || self.bytes.len() + bytes.len() > GATHERED_MAX {
+            let code = self.flush(&file);
+            if code != ffi::SQLITE_OK {
+                return code;
+            }
+            self.offset = offset;
+        }
+        if bytes.len() > GATHERED_MAX {
+            self.offset += bytes.len() as i64;
+            return file(bytes, offset);
+        }
+        self.bytes.extend_from_slice(bytes);
+        ffi::SQLITE_OK
+    }
+
+    /// What the file refuses is forgotten: the transaction that wrote it fails, and the next one writes in its place.
+    fn flush(&mut self, file: impl Fn(&[u8], i64) -> c_int) -> c_int {
+        if self.bytes.is_empty() {
+            return ffi::SQLITE_OK;
+        }
+        let code = file(&self.bytes, self.offset);
+        self.offset += self.bytes.len() as i64;
+        self.bytes.clear();
+        code
+    }
+}
+
+/// What we keep of a log that is open.
+struct Open {
+    gathered: Gathered,
+    /// To sync the bytes with. Whatever is closed takes the process's locks on its file along, but nobody locks a log.
+    own: Option<File>,
+    /// The platform's first sync of a new log syncs its folder too, so the first is the platform's.
+    is_synced: bool,
+}
+
+impl Open {
+    fn sync(&mut self, real: impl FnOnce() -> c_int) -> c_int {
+        match &self.own {
+            Some(own) if self.is_synced => match own.sync_data() {
+                Ok(()) => ffi::SQLITE_OK,
+                Err(_) => ffi::SQLITE_IOERR_FSYNC,
+            },
+            _ => {
+                let code = real();
+                self.is_synced = code == ffi::SQLITE_OK;
+                code
+            }
+        }
+    }
+}
+
+/// What SQLite allocates for a log of ours. The platform's file follows it directly.
+#[repr(C)]
+struct Log {
+    base: ffi::sqlite3_file,
+    /// From `Box::into_raw` in `x_open`, until `x_close`.
+    open: *mut Open,
+}
+
+/// A VFS of ours, and the one below it.
+#[repr(C)]
+struct Over {
+    vfs: ffi::sqlite3_vfs,
+    below: *mut ffi::sqlite3_vfs,
+}
+
+/// One that is registered.
+struct Registered(&'static Over);
+
+// SAFETY: SQLite calls a registered VFS from every thread, so both are made for it; neither is changed or freed.
+unsafe impl Send for Registered {}
+
+/// The name of a VFS that gathers, over the one that is SQLite's default at the moment: tests put one of their own there.
+pub(super) fn vfs() -> &'static CStr {
+    static REGISTERED: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
+    let mut registered = REGISTERED.lock();
+    // SAFETY: a null name asks for the default; SQLite initialises itself first.
+    let below = unsafe { ffi::sqlite3_vfs_find(std::ptr::null()) };
+    assert!(!below.is_null(), "SQLite has no default VFS");
+    let over = match registered.iter().find(|Registered(over)| over.below == below) {
+        Some(Registered(over)) => over,
+        None => {
+            let over = register(below, registered.len());
+            registered.push(Registered(over));
+            over
+        }
+    };
+    // SAFETY: the name was made in `register`, ends with a zero and is never freed.
+    unsafe { CStr::from_ptr(over.vfs.zName) }
+}
+
+fn register(below: *mut ffi::sqlite3_vfs, number: usize) -> &'static Over {
+    let name = CString::new(format!("modulith-log-{number}")).expect("a number has no zero byte");
+    // SAFETY: it is a registered VFS, which nobody changes after its registration except for `pNext`.
+    let copy = unsafe { std::ptr::read(below) };
+    let over = Box::into_raw(Box::new(Over {
+        vfs: ffi::sqlite3_vfs {
+            szOsFile: size_of::<Log>() as c_int + copy.szOsFile,
+            pNext: std::ptr::null_mut(),
+            zName: name.into_raw(),
+            xOpen: Some(x_open),
+            ..copy
+        },
+        below,
+    }));
+    // SAFETY: `over` lives as long as the process. What is taken over from the VFS below looks at its own data only.
+    let code = unsafe { ffi::sqlite3_vfs_register(over.cast(), 0) };
+    assert_eq!(code, ffi::SQLITE_OK, "SQLite refuses the VFS");
+    // SAFETY: it was made above; SQLite changes nothing of it but `pNext`, which nobody here reads.
+    unsafe { &*over }
+}
+
+/// Calls a method of the platform's file.
+macro_rules! real {
+    ($real:expr, $method:ident ( $($argument:expr),* )) => {{
+        let real: *mut ffi::sqlite3_file = $real;
+        // SAFETY: `real` was opened by the VFS below and is not closed, so its methods are set; the arguments are
+        // SQLite's own, or bytes of ours that live as long as the call.
+        unsafe { ((*(*real).pMethods).$method.expect("every version has this method"))(real, $($argument),*) }
+    }};
+}
+
+/// # Safety
+///
+/// `file` was opened by [`x_open`] as a log and is not closed, and SQLite uses it from one thread at a time.
+unsafe fn parts<'f>(file: *mut ffi::sqlite3_file) -> (&'f mut Open, *mut ffi::sqlite3_file) {
+    // SAFETY: `open` is set as long as the file is open, nobody else refers to it, and SQLite allocated `szOsFile`
+    // bytes, of which the platform's begin after ours, at a multiple of eight.
+    unsafe { (&mut *(*file.cast::<Log>()).open, file.cast::<Log>().add(1).cast()) }
+}
+
+/// Writes through to the platform's file.
+fn through(real: *mut ffi::sqlite3_file) -> impl Fn(&[u8], i64) -> c_int {
+    move |bytes, offset| real!(real, xWrite(bytes.as_ptr().cast(), bytes.len() as c_int, offset))
+}
+
+unsafe extern "C" fn x_open(
+    vfs: *mut ffi::sqlite3_vfs,
+    name: ffi::sqlite3_filename,
+    file: *mut ffi::sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    // SAFETY: SQLite calls it with the VFS that was registered, which is the first field of an `Over`.
+    let below = unsafe { (*vfs.cast::<Over>()).below };
+    let open_real = |real: *mut ffi::sqlite3_file| {
+        // SAFETY: the VFS below gets SQLite's arguments and at least as many bytes as it asks for.
+        unsafe { ((*below).xOpen.expect("a VFS opens"))(below, name, real, flags, out_flags) }
+    };
+    if flags & ffi::SQLITE_OPEN_WAL == 0 {
+        return open_real(file);
+    }
+    // SAFETY: `file` is memory for one file of ours, uninitialised or zeroed. Without methods SQLite does not close it.
+    unsafe { (*file).pMethods = std::ptr::null() };
+    // SAFETY: the platform's file begins after ours; see `parts`.
+    let code = open_real(unsafe { file.cast::<Log>().add(1).cast() });
+    if code == ffi::SQLITE_OK {
+        let own = if is_platform(below) { own_handle(name) } else { None };
+        let open = Box::into_raw(Box::new(Open { gathered: Gathered::default(), own, is_synced: false }));
+        // SAFETY: `file` is memory for one file of ours.
+        unsafe { file.cast::<Log>().write(Log { base: ffi::sqlite3_file { pMethods: &METHODS }, open }) };
+    }
+    code
+}
+
+/// Whether a sync of ours is as good as that of the VFS below: it is SQLite's own, on a system whose `fdatasync` keeps
+/// all that is needed to read the bytes back, as the manual of Linux says. Others, as a test's, have to see each sync.
+fn is_platform(below: *mut ffi::sqlite3_vfs) -> bool {
+    // SAFETY: it is a registered VFS, whose name ends with a zero.
+    cfg!(target_os = "linux") && unsafe { CStr::from_ptr((*below).zName) } == c"unix"
+}
+
+/// Without one the platform syncs.
+fn own_handle(name: *const c_char) -> Option<File> {
+    // SAFETY: SQLite gives a log's whole path, which ends with a zero and lives as long as the call.
+    File::open(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes())).ok()
+}
+
+unsafe extern "C" fn x_close(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: SQLite calls it once, with a log of ours that is open, and does not use the file afterwards.
+    let (open, real) = unsafe { ((*file.cast::<Log>()).open, parts(file).1) };
+    // What is still gathered was not committed.
+    // SAFETY: it came from `Box::into_raw` in `x_open`, and no reference to it is left.
+    drop(unsafe { Box::from_raw(open) });
+    real!(real, xClose())
+}
+
+unsafe extern "C" fn x_write(
+    file: *mut ffi::sqlite3_file,
+    from: *const c_void,
+    amount: c_int,
+    offset: ffi::sqlite3_int64,
+) -> c_int {
+    // SAFETY: SQLite calls it with a log of ours that is open, and `amount` readable bytes.
+    let ((open, real), bytes) =
+        unsafe { (parts(file), std::slice::from_raw_parts(from.cast::<u8>(), amount as usize)) };
+    open.gathered.write(bytes, offset, through(real))
+}
+
+unsafe extern "C" fn x_sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
+    // SAFETY: SQLite calls it with a log of ours that is open.
+    let (open, real) = unsafe { parts(file) };
+    match open.gathered.flush(through(real)) {
+        ffi::SQLITE_OK => open.sync(|| real!(real, xSync(flags))),
+        code => code,
+    }
+}
+
+/// One method of a log of ours: the same of the platform's file, when that has all that was gathered.
+macro_rules! flushed {
+    ($name:ident, $method:ident ( $($argument:ident : $type:ty),* )) => {
+        unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file, $($argument: $type),*) -> c_int {
+            // SAFETY: SQLite calls it with a log of ours that is open.
+            let (open, real) = unsafe { parts(file) };
+            match open.gathered.flush(through(real)) {
+                ffi::SQLITE_OK => real!(real, $method($($argument),*)),
+                code => code,
+            }
+        }
+    };
+}
+
+flushed!(x_read, xRead(to: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64));
+flushed!(x_truncate, xTruncate(length: ffi::sqlite3_int64));
+flushed!(x_file_size, xFileSize(size: *mut ffi::sqlite3_int64));
+flushed!(x_lock, xLock(level: c_int));
+flushed!(x_unlock, xUnlock(level: c_int));
+flushed!(x_check_reserved_lock, xCheckReservedLock(result: *mut c_int));
+flushed!(x_file_control, xFileControl(operation: c_int, argument: *mut c_void));
+
+unsafe extern "C" fn x_sector_size(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: SQLite calls it with a log of ours that is open.
+    let (_, real) = unsafe { parts(file) };
+    real!(real, xSectorSize())
+}
+
+unsafe extern "C" fn x_device_characteristics(file: *mut ffi::sqlite3_file) -> c_int {
+    // SAFETY: SQLite calls it with a log of ours that is open.
+    let (_, real) = unsafe { parts(file) };
+    real!(real, xDeviceCharacteristics())
+}
+
+/// The first version has all that SQLite asks of a log.
+static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
+    iVersion: 1,
+    xClose: Some(x_close),
+    xRead: Some(x_read),
+    xWrite: Some(x_write),
+    xTruncate: Some(x_truncate),
+    xSync: Some(x_sync),
+    xFileSize: Some(x_file_size),
+    xLock: Some(x_lock),
+    xUnlock: Some(x_unlock),
+    xCheckReservedLock: Some(x_check_reserved_lock),
+    xFileControl: Some(x_file_control),
+    xSectorSize: Some(x_sector_size),
+    xDeviceCharacteristics: Some(x_device_characteristics),
+    xShmMap: None,
+    xShmLock: None,
+    xShmBarrier: None,
+    xShmUnmap: None,
+    xFetch: None,
+    xUnfetch: None,
+};
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use rusqlite::{Connection, OpenFlags, ffi};
+
+    use super::{GATHERED_MAX, Gathered};
+
+    /// What a log writes arrives in the same order, in fewer pieces.
+    #[test]
+    fn what_stands_together_is_written_together() {
+        let pieces = RefCell::new(Vec::new());
+        let file = |bytes: &[u8], offset: i64| {
+            pieces.borrow_mut().push((offset, bytes.to_vec()));
+            ffi::SQLITE_OK
+        };
+        let mut gathered = Gathered::default();
+        for (bytes, offset) in [(&b"ab"[..], 32), (b"cd", 34), (b"e", 36), (b"X", 33), (b"Y", 34), (b"Z", 90)]
+        {
+            assert_eq!(gathered.write(bytes, offset, file), ffi::SQLITE_OK);
+        }
+        let expected = [(32, b"abcde".to_vec()), (33, b"XY".to_vec())];
+        assert_eq!(*pieces.borrow(), expected, "another place writes what was gathered");
+        assert_eq!(gathered.flush(file), ffi::SQLITE_OK);
+        assert_eq!(gathered.flush(file), ffi::SQLITE_OK, "nothing is left");
+        assert_eq!(pieces.take()[2..], [(90, b"Z".to_vec())]);
+
+        let page = vec![7; 65_536];
+        for at in 0..4 {
+            assert_eq!(gathered.write(&page, at * 65_536, file), ffi::SQLITE_OK);
+        }
+        let large = vec![8; GATHERED_MAX + 1];
+        assert_eq!(gathered.write(&large, 4 * 65_536, file), ffi::SQLITE_OK);
+        assert_eq!(gathered.write(b"behind", 4 * 65_536 + large.len() as i64, file), ffi::SQLITE_OK);
+        assert_eq!(gathered.flush(file), ffi::SQLITE_OK);
+        let pieces = pieces.take();
+        let mut end = 0;
+        for (offset, bytes) in &pieces {
+            assert_eq!(*offset, end, "no gap, nothing twice");
+            end += bytes.len() as i64;
+        }
+        assert_eq!(end, 4 * 65_536 + large.len() as i64 + 6);
+        let most = pieces.iter().map(|(_, bytes)| bytes.len()).filter(|length| *length != large.len()).max();
+        assert!(most <= Some(GATHERED_MAX));
+    }
+
+    #[test]
+    fn what_the_file_refused_is_not_written_later() {
+        let refuses = Cell::new(true);
+        let written = RefCell::new(Vec::new());
+        let file = |bytes: &[u8], offset: i64| {
+            if refuses.get() {
+                return ffi::SQLITE_FULL;
+            }
+            written.borrow_mut().push((offset, bytes.to_vec()));
+            ffi::SQLITE_OK
+        };
+        let mut gathered = Gathered::default();
+        assert_eq!(gathered.write(b"lost", 0, file), ffi::SQLITE_OK);
+        assert_eq!(gathered.flush(file), ffi::SQLITE_FULL);
+        assert_eq!(gathered.write(b"lost", 0, file), ffi::SQLITE_OK);
+        assert_eq!(gathered.write(b"elsewhere", 100, file), ffi::SQLITE_FULL, "told to the next who writes");
+        refuses.set(false);
+        assert_eq!(gathered.write(b"kept", 0, file), ffi::SQLITE_OK);
+        assert_eq!(gathered.flush(file), ffi::SQLITE_OK);
+        assert_eq!(*written.borrow(), [(0, b"kept".to_vec())]);
+    }
+
+    /// With SQLite itself: large transactions, one that is rolled back after its pages went to the log, and another
+    /// connection, of the platform's VFS, that reads behind each commit.
+    #[test]
+    fn another_handle_finds_every_commit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db");
+        let writer =
+            Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), super::vfs()).expect("opens");
+        writer
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = 10;
+                 PRAGMA wal_autocheckpoint = 100; CREATE TABLE t (n INTEGER PRIMARY KEY, bytes BLOB);",
+            )
+            .expect("runs");
+        let reader = Connection::open(&path).expect("opens");
+        let count = |connection: &Connection| -> (i64, i64) {
+            let sql = "SELECT count(*), coalesce(sum(length(bytes)), 0) FROM t";
+            connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("reads")
+        };
+        let mut rows = 0;
+        for round in 0..40 {
+            let many = if round % 10 == 9 { 400 } else { round };
+            writer.execute_batch("BEGIN IMMEDIATE").expect("begins");
+            for _ in 0..many {
+                writer.execute("INSERT INTO t (bytes) VALUES (randomblob(3000))", []).expect("inserts");
+            }
+            let ends = if round % 7 == 3 { "ROLLBACK" } else { "COMMIT" };
+            writer.execute_batch(ends).expect("ends");
+            rows += if ends == "COMMIT" { many } else { 0 };
+            assert_eq!(count(&reader), (rows, rows * 3000), "round {round}");
+            assert_eq!(count(&writer), (rows, rows * 3000), "round {round}");
+        }
+        drop((writer, reader));
+        let again = Connection::open(&path).expect("opens");
+        assert_eq!(count(&again), (rows, rows * 3000));
+        let check: String = again.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("reads");
+        assert_eq!(check, "ok");
+    }
+}
