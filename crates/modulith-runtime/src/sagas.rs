@@ -84,6 +84,6 @@ impl SagaCalls for Driven {
     }
 
     fn find(&self, key: ClientKey) -> Result<Option<SagaEnd>, NotRun> {
-        self.sagas.world().database.read_framework(|db| self.sagas.find(db, &key))?
+        self.sagas.world().database.look_up(|db| self.sagas.find(db, &key))?
     }
 }

@@ -179,6 +179,14 @@ impl Database {
         self.snapshot(None, query)
     }
 
+    /// The same for a query of one statement, which needs no transaction around it.
+    pub fn look_up<T>(&self, query: impl FnOnce(&Snapshot<'_>) -> T) -> Result<T, NotRun> {
+        self.queue.expect_whole()?;
+        Ok(reader::with_statement(self.number, &self.path, |statements| {
+            query(&Snapshot::with_clock(statements, crate::clock::now_ms))
+        }))
+    }
+
     fn snapshot<T>(
         &self,
         module: Option<&Arc<str>>,

@@ -33,6 +33,16 @@ pub(super) fn with_snapshot<T>(
     read(&mut Lazy { database, path, module, open: None })
 }
 
+/// Runs a query of one statement with the framework's rights. Without a transaction around it a statement is its own
+/// snapshot, and costs less; another one would see another state.
+pub(super) fn with_statement<T>(
+    database: u64,
+    path: &Path,
+    read: impl FnOnce(&mut dyn Statements) -> T,
+) -> T {
+    read(&mut Alone { database, path })
+}
+
 /// This thread's reader of a database, which is opened when it is first asked for.
 fn reader(database: u64, path: &Path) -> Result<Rc<Reader>, Fault> {
     READERS.with_borrow_mut(|readers| {
@@ -90,7 +100,7 @@ fn control(connection: &Connection, sql: &str) -> Result<(), Fault> {
 
 impl Statements for Lazy<'_> {
     fn execute(&mut self, _: &str, _: &[Value<'_>]) -> Result<u64, Fault> {
-        Err(Fault::new(FaultKind::Denied, "a snapshot cannot write"))
+        Err(read_only())
     }
 
     fn query(
@@ -105,6 +115,34 @@ impl Statements for Lazy<'_> {
         rights.act_as(module);
         rights.query(sql, params, each)
     }
+}
+
+/// See [`with_statement`].
+struct Alone<'q> {
+    database: u64,
+    path: &'q Path,
+}
+
+impl Statements for Alone<'_> {
+    fn execute(&mut self, _: &str, _: &[Value<'_>]) -> Result<u64, Fault> {
+        Err(read_only())
+    }
+
+    fn query(
+        &mut self,
+        sql: &str,
+        params: &[Value<'_>],
+        each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let reader = reader(self.database, self.path)?;
+        let mut rights = Rights::new(&reader.prepared, &reader.guard);
+        rights.act_as(None);
+        rights.query(sql, params, each)
+    }
+}
+
+fn read_only() -> Fault {
+    Fault::new(FaultKind::Denied, "a snapshot cannot write")
 }
 
 impl Drop for Lazy<'_> {
