@@ -1,6 +1,7 @@
 //! `/orders`: the signed-in customer's own.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::extract::State;
 use modulith::http::{Invalid, Json, Keyed, Path, Problem, Query, Router, SignedIn, StatusCode, get, post};
@@ -24,7 +25,6 @@ const REFERENCE_CHARS_MAX: usize = 200;
 const LIMIT_DEFAULT: u32 = 20;
 const LIMIT_MAX: u32 = 100;
 
-#[derive(Clone)]
 struct Shop {
     orders: OrdersClient,
     book: OrderBookClient,
@@ -57,7 +57,7 @@ pub(crate) fn routes(links: &Links) -> Router {
         .route("/orders", get(list).post(place))
         .route("/orders/{id}", get(order))
         .route("/orders/{id}/cancel", post(cancel))
-        .with_state(shop)
+        .with_state(Arc::new(shop))
 }
 
 #[derive(Deserialize)]
@@ -69,7 +69,7 @@ struct PlaceBody {
 }
 
 async fn place(
-    State(shop): State<Shop>,
+    State(shop): State<Arc<Shop>>,
     caller: SignedIn,
     Keyed { key, body }: Keyed<PlaceBody>,
 ) -> Result<(StatusCode, Json<Order>), Problem> {
@@ -86,8 +86,9 @@ async fn place(
     };
     check(&lines, client_reference.as_deref())?;
     let ids = lines.iter().map(|line| line.product_id.clone()).collect();
-    let products = shop.products.products(ids).await?;
-    let card = shop.payments.tokenize(card).await?;
+    // Where the two are elsewhere each is a way there and back, so they are asked at once.
+    let (products, card) = tokio::join!(shop.products.products(ids), shop.payments.tokenize(card));
+    let (products, card) = (products?, card?);
     let (new_lines, total) = priced(&lines, products)?;
     let id = OrderId(Uuid::now_v7());
     let order = NewOrder { id, user: Some(user), lines: new_lines, total, client_reference, invoice: None };
@@ -197,7 +198,7 @@ struct Page {
 }
 
 async fn list(
-    State(shop): State<Shop>,
+    State(shop): State<Arc<Shop>>,
     caller: SignedIn,
     Query(ListQuery { limit, after, client_reference }): Query<ListQuery>,
 ) -> Result<Json<Page>, Problem> {
@@ -215,7 +216,7 @@ async fn list(
 }
 
 async fn order(
-    State(shop): State<Shop>,
+    State(shop): State<Arc<Shop>>,
     caller: SignedIn,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
@@ -223,7 +224,7 @@ async fn order(
 }
 
 async fn cancel(
-    State(shop): State<Shop>,
+    State(shop): State<Arc<Shop>>,
     caller: SignedIn,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
