@@ -10,6 +10,7 @@
 mod child;
 mod lines;
 mod state;
+mod turns;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -24,14 +25,16 @@ use futures_util::stream::FuturesUnordered;
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
 use crate::topology::{GATEWAY, Topology};
 
-use child::{Ended, Said};
+use child::{Ended, Order, Said, Way};
 use lines::{Lines, Sink};
 use state::{Act, State};
+use turns::{Scheduling, Turns};
 
 /// Control lines that wait for the supervisor; children wait when there are more.
 const SAID_MAX: usize = 64;
@@ -140,9 +143,13 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
     let gateway = children.iter().position(|child| child.name == GATEWAY);
     let mut state = State::new(children.len(), gateway, drain, state::random);
     let mut lives: FuturesUnordered<Life> = FuturesUnordered::new();
-    let mut channels: Vec<Option<mpsc::UnboundedSender<Signal>>> = children.iter().map(|_| None).collect();
+    let mut ways: Vec<Option<Way>> = children.iter().map(|_| None).collect();
     let prefixes = lines.prefixes(children.iter().map(|child| child.name.as_str()));
     let mut url = None;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut turns = Turns::new(children.len(), cores);
+    let mut look = tokio::time::interval(turns::LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let mut acts = state.begin(Instant::now());
     let code = 'run: loop {
@@ -157,8 +164,11 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
                         prefix: prefixes[index].clone(),
                     };
                     match child::start(&program, &child.arguments(), to) {
-                        Ok((signals, life)) => {
-                            channels[index] = Some(signals);
+                        Ok((way, life)) => {
+                            if turns.as_ref().map(Turns::scheduling) == Some(Scheduling::Batch) {
+                                way.order(Order::Schedule(Scheduling::Batch));
+                            }
+                            ways[index] = Some(way);
                             lives.push(Box::pin(async move { (index, life.await) }));
                         }
                         Err(error) => {
@@ -168,9 +178,8 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
                     }
                 }
                 Act::Send(index, signal) => {
-                    if let Some(channel) = &channels[index] {
-                        // A child that has just ended needs no signal.
-                        let _ = channel.send(signal);
+                    if let Some(way) = &ways[index] {
+                        way.order(Order::Signal(signal));
                     }
                 }
                 Act::Announce => {
@@ -203,11 +212,19 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
                 Said::NotReady => state.not_ready(index),
             },
             Some((index, ended)) = lives.next(), if !lives.is_empty() => {
-                channels[index] = None;
+                ways[index] = None;
                 state.ended(index, ended, Instant::now())
             }
             () = stop.cancelled(), if !state.is_stopping() => state.stop(None, Instant::now()),
             () = until(wake), if wake.is_some() => state.wake(Instant::now()),
+            _ = look.tick(), if turns.is_some() => {
+                let ways = ways.iter().flatten();
+                let scheduling = turns.as_mut().and_then(|turns| turns.look(ways.clone().filter_map(|way| way.pid)));
+                if let Some(scheduling) = scheduling {
+                    ways.for_each(|way| way.order(Order::Schedule(scheduling)));
+                }
+                Vec::new()
+            }
         };
     };
     // Kills what is left, before anything that could wait.

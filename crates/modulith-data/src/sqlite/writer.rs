@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use modulith_core::{CallFault, Fault, FaultKind, NotRun, NotRunReason, Protection, Unknown, UnknownReason};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
@@ -274,6 +274,9 @@ impl Queue {
             }
             self.wake.wait(&mut state);
         }
+        // Who pushed the first piece has more to push, as a rule. Where it waits for this core it goes on first, so that
+        // the batch has all of it; where a core is free this is a system call for nothing.
+        MutexGuard::unlocked(&mut state, std::thread::yield_now);
         batch.append(&mut state.reserved);
         // What comes too late is not to take the room of what does not; the oldest are looked at first.
         let useful_from = state.shedding.useful_from(Instant::now());

@@ -15,6 +15,7 @@ use tokio::process::{ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use super::lines::{BoundedLines, Sink};
+use super::turns::Scheduling;
 use crate::control::CONTROL;
 
 /// How long the last lines of a child that has ended are waited for. They are there already, unless a process
@@ -75,13 +76,33 @@ pub(super) struct To {
     pub(super) prefix: Arc<[u8]>,
 }
 
+/// What is done to a child while it lives.
+pub(super) enum Order {
+    Signal(Signal),
+    Schedule(Scheduling),
+}
+
+/// The way to a child that was started.
+pub(super) struct Way {
+    /// Its number, which may be another process's once the child has ended.
+    pub(super) pid: Option<Pid>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Way {
+    pub(super) fn order(&self, order: Order) {
+        // A child that has just ended needs none.
+        let _ = self.orders.send(order);
+    }
+}
+
 /// Starts a child in a process group of its own, so that Ctrl-C in a terminal reaches the supervisor only. It
 /// lives in the future, and is killed when that is dropped.
 pub(super) fn start(
     program: &Path,
     args: &[OsString],
     to: To,
-) -> io::Result<(mpsc::UnboundedSender<Signal>, impl Future<Output = Ended> + Send + use<>)> {
+) -> io::Result<(Way, impl Future<Output = Ended> + Send + use<>)> {
     let mut child = Command::new(program)
         .args(args)
         .env(CONTROL, "1")
@@ -96,7 +117,7 @@ pub(super) fn start(
     // Taken, since waiting for a child would close it, and its end says that this process is gone.
     let parent_is_alive = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (signals_to, mut signals) = mpsc::unbounded_channel();
+    let (orders_to, mut orders) = mpsc::unbounded_channel();
 
     let life = async move {
         let reading = async {
@@ -122,7 +143,7 @@ pub(super) fn start(
                         group.pid = None;
                         break status;
                     }
-                    Some(signal) = signals.recv() => group.send(signal),
+                    Some(order) = orders.recv() => group.obey(order),
                 }
             }
         };
@@ -138,7 +159,7 @@ pub(super) fn start(
         drop(parent_is_alive);
         status.map_or(Ended::Code(-1), Ended::from)
     };
-    Ok((signals_to, life))
+    Ok((Way { pid, orders: orders_to }, life))
 }
 
 /// Words for the supervisor; anything else that is printed belongs to the log.
@@ -160,6 +181,14 @@ struct Group {
 }
 
 impl Group {
+    fn obey(&mut self, order: Order) {
+        match (order, self.pid) {
+            (Order::Signal(signal), _) => self.send(signal),
+            (Order::Schedule(scheduling), Some(pid)) => scheduling.set(pid),
+            (Order::Schedule(_), None) => {}
+        }
+    }
+
     /// SIGKILL reaches whatever the child has started, too; the others are for the child to pass on.
     fn send(&mut self, signal: Signal) {
         let Some(pid) = self.pid else { return };
