@@ -14,7 +14,8 @@ use rustix::process::Pid;
 
 /// How often it is looked at what the cores do.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// The share of all cores' time from which on others want much, and below which they do not.
+/// The share of our cores' time from which on others want much, and below which they do not. Where this process may use
+/// some of the machine's cores only, nothing says on which the others are, and all of them count.
 const MUCH: f64 = 0.25;
 const LITTLE: f64 = 0.125;
 
@@ -29,6 +30,8 @@ pub(super) enum Scheduling {
 
 /// The cores, as they were when they were last looked at.
 pub(super) struct Turns {
+    /// How many this process may use.
+    cores: usize,
     last: Option<Used>,
     scheduling: Scheduling,
 }
@@ -36,9 +39,9 @@ pub(super) struct Turns {
 /// Time in the kernel's ticks since some start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Used {
-    /// What the cores could have done.
+    /// What our cores could have done.
     all: u64,
-    /// What they did for programs.
+    /// What the machine's did for programs.
     busy: u64,
     /// What they did for the children.
     ours: u64,
@@ -47,8 +50,11 @@ struct Used {
 impl Turns {
     /// None where it makes no difference: there are cores for all children, or the system is not Linux.
     pub(super) fn new(children: usize, cores: usize) -> Option<Self> {
-        (cfg!(target_os = "linux") && children > cores)
-            .then_some(Self { last: None, scheduling: Scheduling::Normal })
+        (cfg!(target_os = "linux") && children > cores).then_some(Self {
+            cores,
+            last: None,
+            scheduling: Scheduling::Normal,
+        })
     }
 
     /// How children are scheduled that start now.
@@ -59,7 +65,7 @@ impl Turns {
     /// Looks at the cores. Something when the children are to be scheduled otherwise than before.
     pub(super) fn look(&mut self, children: impl Iterator<Item = Pid>) -> Option<Scheduling> {
         // A system that does not tell leaves everything as it is.
-        let (all, busy) = cores(&std::fs::read_to_string("/proc/stat").ok()?)?;
+        let (all, busy) = machine(&std::fs::read_to_string("/proc/stat").ok()?, self.cores)?;
         let ours = children.filter_map(|pid| {
             process(&std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
         });
@@ -82,11 +88,15 @@ impl Turns {
     }
 }
 
-/// What all cores could do and did, from `/proc/stat`: user, nice, system, idle, iowait, and more that no program did.
-fn cores(stat: &str) -> Option<(u64, u64)> {
-    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+/// What so many of the machine's cores could do, and what all of them did, from `/proc/stat`: user, nice, system, idle, iowait,
+/// and more that no program did, of all cores and then of each.
+fn machine(stat: &str, cores: usize) -> Option<(u64, u64)> {
+    let mut lines = stat.lines();
+    let line = lines.next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_whitespace().map_while(|number| number.parse().ok()).take(8).collect();
-    Some((ticks.iter().sum(), ticks.get(..3)?.iter().sum()))
+    let busy = ticks.get(..3)?.iter().sum();
+    let all = lines.take_while(|line| line.starts_with("cpu")).count().max(1);
+    Some((ticks.iter().sum::<u64>() * cores as u64 / all as u64, busy))
 }
 
 /// What was done for a process, from its `stat`: the 14th and 15th field, counted behind the name, which may have anything
@@ -119,14 +129,15 @@ impl Scheduling {
 
 #[cfg(test)]
 mod tests {
-    use super::{Scheduling, Turns, Used, cores, process};
+    use super::{Scheduling, Turns, Used, machine, process};
 
     #[test]
     fn the_kernels_counts_are_understood() {
-        let stat = "cpu  187 3 122 49 25 0 17 4 9 9\ncpu0 94 0 65 36 8 0 1 0 0 0\nintr 1\n";
-        assert_eq!(cores(stat), Some((187 + 3 + 122 + 49 + 25 + 17 + 4, 187 + 3 + 122)));
+        let stat = "cpu  187 3 122 49 25 0 17 5 9 9\ncpu0 94 0 65 36 8 0 1 0 0 0\ncpu1 93 3 57\nintr 1\n";
+        assert_eq!(machine(stat, 2), Some((187 + 3 + 122 + 49 + 25 + 17 + 5, 187 + 3 + 122)));
+        assert_eq!(machine(stat, 1), Some((204, 187 + 3 + 122)), "one of two");
         for strange in ["", "cpu", "cpu  1 2", "intr 5 6 7 8"] {
-            assert_eq!(cores(strange), None, "{strange:?}");
+            assert_eq!(machine(strange, 2), None, "{strange:?}");
         }
         let stat = "77 (a) R 1 (b) S 1 77 77 0 -1 4194560 5 0 0 0 31 11 0 0 20 0 8 0 100 1 2";
         assert_eq!(process(stat), Some(42));
@@ -135,7 +146,7 @@ mod tests {
 
     #[test]
     fn children_are_a_batch_while_others_want_little() {
-        let mut turns = Turns { last: None, scheduling: Scheduling::Normal };
+        let mut turns = Turns { cores: 2, last: None, scheduling: Scheduling::Normal };
         let (mut all, mut busy, mut ours) = (1_000, 100, 10);
         let mut passes = |others: u64, own: u64| {
             (all, busy, ours) = (all + 100, busy + others + own, ours + own);
