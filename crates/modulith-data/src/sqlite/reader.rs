@@ -30,7 +30,7 @@ pub(super) fn with_snapshot<T>(
     module: Option<&Arc<str>>,
     read: impl FnOnce(&mut dyn Statements) -> T,
 ) -> T {
-    read(&mut Lazy { database, path, module, open: None })
+    read(&mut Lazy { database, path, module, is_transaction: true, open: None })
 }
 
 /// Runs a query of one statement with the framework's rights. Without a transaction around it a statement is its own
@@ -40,7 +40,7 @@ pub(super) fn with_statement<T>(
     path: &Path,
     read: impl FnOnce(&mut dyn Statements) -> T,
 ) -> T {
-    read(&mut Alone { database, path })
+    read(&mut Lazy { database, path, module: None, is_transaction: false, open: None })
 }
 
 /// This thread's reader of a database, which is opened when it is first asked for.
@@ -73,6 +73,7 @@ struct Lazy<'q> {
     database: u64,
     path: &'q Path,
     module: Option<&'q Arc<str>>,
+    is_transaction: bool,
     open: Option<Rc<Reader>>,
 }
 
@@ -82,7 +83,9 @@ impl Lazy<'_> {
             Some(reader) => reader,
             None => {
                 let reader = reader(self.database, self.path)?;
-                control(reader.prepared.connection(), "BEGIN")?;
+                if self.is_transaction {
+                    control(reader.prepared.connection(), "BEGIN")?;
+                }
                 reader
             }
         };
@@ -100,7 +103,7 @@ fn control(connection: &Connection, sql: &str) -> Result<(), Fault> {
 
 impl Statements for Lazy<'_> {
     fn execute(&mut self, _: &str, _: &[Value<'_>]) -> Result<u64, Fault> {
-        Err(read_only())
+        Err(Fault::new(FaultKind::Denied, "a snapshot cannot write"))
     }
 
     fn query(
@@ -117,37 +120,9 @@ impl Statements for Lazy<'_> {
     }
 }
 
-/// See [`with_statement`].
-struct Alone<'q> {
-    database: u64,
-    path: &'q Path,
-}
-
-impl Statements for Alone<'_> {
-    fn execute(&mut self, _: &str, _: &[Value<'_>]) -> Result<u64, Fault> {
-        Err(read_only())
-    }
-
-    fn query(
-        &mut self,
-        sql: &str,
-        params: &[Value<'_>],
-        each: &mut dyn FnMut(&dyn Columns) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
-        let reader = reader(self.database, self.path)?;
-        let mut rights = Rights::new(&reader.prepared, &reader.guard);
-        rights.act_as(None);
-        rights.query(sql, params, each)
-    }
-}
-
-fn read_only() -> Fault {
-    Fault::new(FaultKind::Denied, "a snapshot cannot write")
-}
-
 impl Drop for Lazy<'_> {
     fn drop(&mut self) {
-        if let Some(reader) = &self.open
+        if let Some(reader) = self.open.as_ref().filter(|_| self.is_transaction)
             && let Err(fault) = control(reader.prepared.connection(), "COMMIT")
         {
             tracing::error!("a read snapshot did not close: {fault}");
