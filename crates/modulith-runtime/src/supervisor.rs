@@ -77,6 +77,7 @@ pub(crate) struct SuperviseOptions {
     pub(crate) on_ready: OnReady,
     /// Stops everything, as SIGTERM does.
     pub(crate) stop: CancellationToken,
+    turns: Option<Turns>,
 }
 
 /// Runs the application's own binary once for each service and once for the gateway, until it is told to stop.
@@ -113,8 +114,10 @@ pub(crate) async fn run(
         control.tell(format!("ready {url}").trim_end());
         tracing::info!("ready on {url}");
     });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = SuperviseOptions {
         program: std::env::current_exe()?,
+        turns: Turns::new(children.len(), cores),
         children,
         drain: topology.gateway.drain(),
         lines: if log == "json" { Lines::Unchanged } else { Lines::prefixed() },
@@ -134,7 +137,7 @@ pub(crate) async fn run(
 ///
 /// The signal handlers cannot be installed; nothing was started then.
 pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> {
-    let SuperviseOptions { program, mut children, drain, lines, on_ready, stop } = options;
+    let SuperviseOptions { program, mut children, drain, lines, on_ready, stop, mut turns } = options;
     let mut on_ready = Some(on_ready);
     // Before the first child: a signal in between would end this process without them being told.
     let mut signals = Signals::install()?;
@@ -146,8 +149,6 @@ pub(crate) async fn supervise(options: SuperviseOptions) -> std::io::Result<u8> 
     let mut ways: Vec<Option<Way>> = children.iter().map(|_| None).collect();
     let prefixes = lines.prefixes(children.iter().map(|child| child.name.as_str()));
     let mut url = None;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut turns = Turns::new(children.len(), cores);
     let mut look = tokio::time::interval(turns::LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 

@@ -58,37 +58,39 @@ impl Gathered {
     }
 }
 
-/// What we keep of a log that is open.
-struct Open {
+/// A log that is open: the platform's file with some of its methods replaced by ours.
+#[repr(C)]
+struct Log {
+    /// What SQLite's pointer to the file's methods leads to. First, so that it leads to the log too.
+    methods: ffi::sqlite3_io_methods,
+    /// The platform's methods.
+    platform: *const ffi::sqlite3_io_methods,
     gathered: Gathered,
-    /// To sync the bytes with. Whatever is closed takes the process's locks on its file along, but nobody locks a log.
+    syncs: Syncs,
+}
+
+/// Who syncs a log.
+struct Syncs {
+    /// Whatever is closed takes the process's locks on its file along, but nobody locks a log.
     own: Option<File>,
     /// The platform's first sync of a new log syncs its folder too, so the first is the platform's.
     is_synced: bool,
 }
 
-impl Open {
-    fn sync(&mut self, real: impl FnOnce() -> c_int) -> c_int {
+impl Syncs {
+    fn sync(&mut self, platform: impl FnOnce() -> c_int) -> c_int {
         match &self.own {
             Some(own) if self.is_synced => match own.sync_data() {
                 Ok(()) => ffi::SQLITE_OK,
                 Err(_) => ffi::SQLITE_IOERR_FSYNC,
             },
             _ => {
-                let code = real();
+                let code = platform();
                 self.is_synced = code == ffi::SQLITE_OK;
                 code
             }
         }
     }
-}
-
-/// What SQLite allocates for a log of ours. The platform's file follows it directly.
-#[repr(C)]
-struct Log {
-    base: ffi::sqlite3_file,
-    /// From `Box::into_raw` in `x_open`, until `x_close`.
-    open: *mut Open,
 }
 
 /// A VFS of ours, and the one below it.
@@ -129,7 +131,6 @@ fn register(below: *mut ffi::sqlite3_vfs, number: usize) -> &'static Over {
     let copy = unsafe { std::ptr::read(below) };
     let over = Box::into_raw(Box::new(Over {
         vfs: ffi::sqlite3_vfs {
-            szOsFile: size_of::<Log>() as c_int + copy.szOsFile,
             pNext: std::ptr::null_mut(),
             zName: name.into_raw(),
             xOpen: Some(x_open),
@@ -144,30 +145,6 @@ fn register(below: *mut ffi::sqlite3_vfs, number: usize) -> &'static Over {
     unsafe { &*over }
 }
 
-/// Calls a method of the platform's file.
-macro_rules! real {
-    ($real:expr, $method:ident ( $($argument:expr),* )) => {{
-        let real: *mut ffi::sqlite3_file = $real;
-        // SAFETY: `real` was opened by the VFS below and is not closed, so its methods are set; the arguments are
-        // SQLite's own, or bytes of ours that live as long as the call.
-        unsafe { ((*(*real).pMethods).$method.expect("every version has this method"))(real, $($argument),*) }
-    }};
-}
-
-/// # Safety
-///
-/// `file` was opened by [`x_open`] as a log and is not closed, and SQLite uses it from one thread at a time.
-unsafe fn parts<'f>(file: *mut ffi::sqlite3_file) -> (&'f mut Open, *mut ffi::sqlite3_file) {
-    // SAFETY: `open` is set as long as the file is open, nobody else refers to it, and SQLite allocated `szOsFile`
-    // bytes, of which the platform's begin after ours, at a multiple of eight.
-    unsafe { (&mut *(*file.cast::<Log>()).open, file.cast::<Log>().add(1).cast()) }
-}
-
-/// Writes through to the platform's file.
-fn through(real: *mut ffi::sqlite3_file) -> impl Fn(&[u8], i64) -> c_int {
-    move |bytes, offset| real!(real, xWrite(bytes.as_ptr().cast(), bytes.len() as c_int, offset))
-}
-
 unsafe extern "C" fn x_open(
     vfs: *mut ffi::sqlite3_vfs,
     name: ffi::sqlite3_filename,
@@ -177,23 +154,30 @@ unsafe extern "C" fn x_open(
 ) -> c_int {
     // SAFETY: SQLite calls it with the VFS that was registered, which is the first field of an `Over`.
     let below = unsafe { (*vfs.cast::<Over>()).below };
-    let open_real = |real: *mut ffi::sqlite3_file| {
-        // SAFETY: the VFS below gets SQLite's arguments and at least as many bytes as it asks for.
-        unsafe { ((*below).xOpen.expect("a VFS opens"))(below, name, real, flags, out_flags) }
-    };
-    if flags & ffi::SQLITE_OPEN_WAL == 0 {
-        return open_real(file);
+    // SAFETY: the VFS below gets SQLite's arguments, with as many bytes for the file as it asks for.
+    let code = unsafe { ((*below).xOpen.expect("a VFS opens"))(below, name, file, flags, out_flags) };
+    if code != ffi::SQLITE_OK || flags & ffi::SQLITE_OPEN_WAL == 0 {
+        return code;
     }
-    // SAFETY: `file` is memory for one file of ours, uninitialised or zeroed. Without methods SQLite does not close it.
-    unsafe { (*file).pMethods = std::ptr::null() };
-    // SAFETY: the platform's file begins after ours; see `parts`.
-    let code = open_real(unsafe { file.cast::<Log>().add(1).cast() });
-    if code == ffi::SQLITE_OK {
-        let own = if is_platform(below) { own_handle(name) } else { None };
-        let open = Box::into_raw(Box::new(Open { gathered: Gathered::default(), own, is_synced: false }));
-        // SAFETY: `file` is memory for one file of ours.
-        unsafe { file.cast::<Log>().write(Log { base: ffi::sqlite3_file { pMethods: &METHODS }, open }) };
-    }
+    // SAFETY: the file is open, so it has methods, which stay where they are.
+    let platform = unsafe { (*file).pMethods };
+    let log = Box::into_raw(Box::new(Log {
+        methods: ffi::sqlite3_io_methods {
+            xClose: Some(x_close),
+            xRead: Some(x_read),
+            xWrite: Some(x_write),
+            xTruncate: Some(x_truncate),
+            xSync: Some(x_sync),
+            xFileSize: Some(x_file_size),
+            // SAFETY: as above.
+            ..unsafe { std::ptr::read(platform) }
+        },
+        platform,
+        gathered: Gathered::default(),
+        syncs: Syncs { own: if is_platform(below) { own_handle(name) } else { None }, is_synced: false },
+    }));
+    // SAFETY: the file is open, and SQLite finds its methods here alone.
+    unsafe { (*file).pMethods = log.cast() };
     code
 }
 
@@ -210,13 +194,41 @@ fn own_handle(name: *const c_char) -> Option<File> {
     File::open(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes())).ok()
 }
 
+/// # Safety
+///
+/// `file` was opened by [`x_open`] as a log and is not closed, and SQLite uses it from one thread at a time.
+unsafe fn log_of<'f>(file: *mut ffi::sqlite3_file) -> &'f mut Log {
+    // SAFETY: the methods are the first field of a `Log` that is as long there as the file is open, and nobody else
+    // refers to the rest of it.
+    unsafe { &mut *(*file).pMethods.cast::<Log>().cast_mut() }
+}
+
+/// Calls the platform's method.
+macro_rules! platform {
+    ($methods:expr, $method:ident ( $($argument:expr),* )) => {{
+        let methods: *const ffi::sqlite3_io_methods = $methods;
+        // SAFETY: the first argument is a file that the VFS below opened with these methods, which is not closed; the
+        // others are SQLite's own, or bytes of ours that live as long as the call.
+        unsafe { ((*methods).$method.expect("every file has this method"))($($argument),*) }
+    }};
+}
+
+/// Writes through to the platform's file.
+fn through(log: &Log, file: *mut ffi::sqlite3_file) -> impl Fn(&[u8], i64) -> c_int + use<> {
+    let methods = log.platform;
+    move |bytes, offset| platform!(methods, xWrite(file, bytes.as_ptr().cast(), bytes.len() as c_int, offset))
+}
+
 unsafe extern "C" fn x_close(file: *mut ffi::sqlite3_file) -> c_int {
-    // SAFETY: SQLite calls it once, with a log of ours that is open, and does not use the file afterwards.
-    let (open, real) = unsafe { ((*file.cast::<Log>()).open, parts(file).1) };
+    // SAFETY: SQLite calls it once, with a log of ours that is open; `x_open` made it a box, and from here on the file's
+    // methods are the platform's again.
+    let log = unsafe {
+        let log = Box::from_raw((*file).pMethods.cast::<Log>().cast_mut());
+        (*file).pMethods = log.platform;
+        log
+    };
     // What is still gathered was not committed.
-    // SAFETY: it came from `Box::into_raw` in `x_open`, and no reference to it is left.
-    drop(unsafe { Box::from_raw(open) });
-    real!(real, xClose())
+    platform!(log.platform, xClose(file))
 }
 
 unsafe extern "C" fn x_write(
@@ -226,84 +238,45 @@ unsafe extern "C" fn x_write(
     offset: ffi::sqlite3_int64,
 ) -> c_int {
     // SAFETY: SQLite calls it with a log of ours that is open, and `amount` readable bytes.
-    let ((open, real), bytes) =
-        unsafe { (parts(file), std::slice::from_raw_parts(from.cast::<u8>(), amount as usize)) };
-    open.gathered.write(bytes, offset, through(real))
+    let (log, bytes) =
+        unsafe { (log_of(file), std::slice::from_raw_parts(from.cast::<u8>(), amount as usize)) };
+    let through = through(log, file);
+    log.gathered.write(bytes, offset, through)
 }
 
-unsafe extern "C" fn x_sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
-    // SAFETY: SQLite calls it with a log of ours that is open.
-    let (open, real) = unsafe { parts(file) };
-    match open.gathered.flush(through(real)) {
-        ffi::SQLITE_OK => open.sync(|| real!(real, xSync(flags))),
-        code => code,
-    }
-}
-
-/// One method of a log of ours: the same of the platform's file, when that has all that was gathered.
+/// One method of a log of ours: the platform's, or something in its place, when the file has all that was gathered.
 macro_rules! flushed {
-    ($name:ident, $method:ident ( $($argument:ident : $type:ty),* )) => {
-        unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file, $($argument: $type),*) -> c_int {
+    ($name:ident ( $log:ident, $file:ident $(, $argument:ident : $type:ty)* ) $then:expr) => {
+        unsafe extern "C" fn $name($file: *mut ffi::sqlite3_file, $($argument: $type),*) -> c_int {
             // SAFETY: SQLite calls it with a log of ours that is open.
-            let (open, real) = unsafe { parts(file) };
-            match open.gathered.flush(through(real)) {
-                ffi::SQLITE_OK => real!(real, $method($($argument),*)),
+            let $log = unsafe { log_of($file) };
+            let through = through($log, $file);
+            match $log.gathered.flush(through) {
+                ffi::SQLITE_OK => $then,
                 code => code,
             }
         }
     };
 }
 
-flushed!(x_read, xRead(to: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64));
-flushed!(x_truncate, xTruncate(length: ffi::sqlite3_int64));
-flushed!(x_file_size, xFileSize(size: *mut ffi::sqlite3_int64));
-flushed!(x_lock, xLock(level: c_int));
-flushed!(x_unlock, xUnlock(level: c_int));
-flushed!(x_check_reserved_lock, xCheckReservedLock(result: *mut c_int));
-flushed!(x_file_control, xFileControl(operation: c_int, argument: *mut c_void));
-
-unsafe extern "C" fn x_sector_size(file: *mut ffi::sqlite3_file) -> c_int {
-    // SAFETY: SQLite calls it with a log of ours that is open.
-    let (_, real) = unsafe { parts(file) };
-    real!(real, xSectorSize())
-}
-
-unsafe extern "C" fn x_device_characteristics(file: *mut ffi::sqlite3_file) -> c_int {
-    // SAFETY: SQLite calls it with a log of ours that is open.
-    let (_, real) = unsafe { parts(file) };
-    real!(real, xDeviceCharacteristics())
-}
-
-/// The first version has all that SQLite asks of a log.
-static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
-    iVersion: 1,
-    xClose: Some(x_close),
-    xRead: Some(x_read),
-    xWrite: Some(x_write),
-    xTruncate: Some(x_truncate),
-    xSync: Some(x_sync),
-    xFileSize: Some(x_file_size),
-    xLock: Some(x_lock),
-    xUnlock: Some(x_unlock),
-    xCheckReservedLock: Some(x_check_reserved_lock),
-    xFileControl: Some(x_file_control),
-    xSectorSize: Some(x_sector_size),
-    xDeviceCharacteristics: Some(x_device_characteristics),
-    xShmMap: None,
-    xShmLock: None,
-    xShmBarrier: None,
-    xShmUnmap: None,
-    xFetch: None,
-    xUnfetch: None,
-};
+flushed!(x_read(log, file, to: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64) {
+    platform!(log.platform, xRead(file, to, amount, offset))
+});
+flushed!(x_truncate(log, file, length: ffi::sqlite3_int64) platform!(log.platform, xTruncate(file, length)));
+flushed!(x_file_size(log, file, size: *mut ffi::sqlite3_int64) platform!(log.platform, xFileSize(file, size)));
+flushed!(x_sync(log, file, flags: c_int) {
+    let methods = log.platform;
+    log.syncs.sync(|| platform!(methods, xSync(file, flags)))
+});
 
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::fs::File;
 
     use rusqlite::{Connection, OpenFlags, ffi};
 
-    use super::{GATHERED_MAX, Gathered};
+    use super::{GATHERED_MAX, Gathered, Syncs};
 
     /// What a log writes arrives in the same order, in fewer pieces.
     #[test]
@@ -363,6 +336,18 @@ mod tests {
         assert_eq!(gathered.write(b"kept", 0, file), ffi::SQLITE_OK);
         assert_eq!(gathered.flush(file), ffi::SQLITE_OK);
         assert_eq!(*written.borrow(), [(0, b"kept".to_vec())]);
+    }
+
+    #[test]
+    fn the_first_sync_is_the_platforms_and_the_others_are_told_of_when_they_fail() {
+        // A device that cannot be synced.
+        let own = File::open("/dev/null").expect("is there");
+        let mut syncs = Syncs { own: Some(own), is_synced: false };
+        assert_eq!(syncs.sync(|| ffi::SQLITE_IOERR_FSYNC), ffi::SQLITE_IOERR_FSYNC);
+        assert_eq!(syncs.sync(|| ffi::SQLITE_OK), ffi::SQLITE_OK, "the folder is still to be synced");
+        assert_eq!(syncs.sync(|| panic!("it has an own handle")), ffi::SQLITE_IOERR_FSYNC);
+        syncs.own = None;
+        assert_eq!(syncs.sync(|| ffi::SQLITE_OK), ffi::SQLITE_OK);
     }
 
     /// With SQLite itself: large transactions, one that is rolled back after its pages went to the log, and another

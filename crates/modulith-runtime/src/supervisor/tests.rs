@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::lines::Lines;
+use super::turns::Turns;
 use super::{ChildSpec, GATEWAY, SuperviseOptions, supervise};
 
 /// Far beyond what anything here takes: only a failure waits for it.
@@ -36,7 +38,14 @@ fn options(scripts: &[(String, String)]) -> SuperviseOptions {
         lines: Lines::Plain,
         on_ready: Box::new(|url| eprintln!("all ready at {}", url.unwrap_or("no URL"))),
         stop: Default::default(),
+        turns: Some(Turns::on(1, a_machine_without_others)),
     }
+}
+
+/// Time passes, and nobody computes.
+fn a_machine_without_others(_: usize) -> Option<(u64, u64)> {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    Some((PASSED.fetch_add(100, Ordering::Relaxed), 0))
 }
 
 #[test]
@@ -315,4 +324,21 @@ async fn a_wish_to_stop_is_like_a_signal() {
     let stop = options.stop.clone();
     let options = SuperviseOptions { on_ready: Box::new(move |_| stop.cancel()), ..options };
     assert_eq!(supervise(options).await.unwrap(), 0);
+}
+
+/// The second life has it from its start: nothing changes any more that it could be told of.
+#[cfg(target_os = "linux")]
+#[test]
+fn children_are_a_batch_where_nobody_else_wants_the_cores() {
+    // The policy is the 41st field of the process's `stat`, the 39th behind its name; 3 is the batch.
+    let waits = "until read -r stat <\"/proc/$$/stat\"; set -- ${stat##*)}; [ \"${39}\" = 3 ]; do :; done";
+    let folder = tempfile::tempdir().unwrap();
+    let lived = folder.path().join("lived");
+    let lived = lived.display();
+    let script = format!("{waits}; echo $$ is a batch >&2; [ -e {lived} ] && {{ {STEADY}; }}; : >{lived}");
+    let mut parent = Parent::of(&[("a", &script)]);
+    let first = parent.hear("is a batch");
+    assert_ne!(first, parent.hear("is a batch"), "another process");
+    parent.send(Signal::TERM);
+    assert_eq!(parent.end(), Some(0));
 }

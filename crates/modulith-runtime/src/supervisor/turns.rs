@@ -32,9 +32,13 @@ pub(super) enum Scheduling {
 pub(super) struct Turns {
     /// How many this process may use.
     cores: usize,
+    machine: Machine,
     last: Option<Used>,
     scheduling: Scheduling,
 }
+
+/// What so many cores could have done, and what the machine's did for programs, in the kernel's ticks.
+pub(super) type Machine = fn(usize) -> Option<(u64, u64)>;
 
 /// Time in the kernel's ticks since some start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +54,11 @@ struct Used {
 impl Turns {
     /// None where it makes no difference: there are cores for all children, or the system is not Linux.
     pub(super) fn new(children: usize, cores: usize) -> Option<Self> {
-        (cfg!(target_os = "linux") && children > cores).then_some(Self {
-            cores,
-            last: None,
-            scheduling: Scheduling::Normal,
-        })
+        (cfg!(target_os = "linux") && children > cores).then(|| Self::on(cores, this_machine))
+    }
+
+    pub(super) fn on(cores: usize, machine: Machine) -> Self {
+        Self { cores, machine, last: None, scheduling: Scheduling::Normal }
     }
 
     /// How children are scheduled that start now.
@@ -65,7 +69,7 @@ impl Turns {
     /// Looks at the cores. Something when the children are to be scheduled otherwise than before.
     pub(super) fn look(&mut self, children: impl Iterator<Item = Pid>) -> Option<Scheduling> {
         // A system that does not tell leaves everything as it is.
-        let (all, busy) = machine(&std::fs::read_to_string("/proc/stat").ok()?, self.cores)?;
+        let (all, busy) = (self.machine)(self.cores)?;
         let ours = children.filter_map(|pid| {
             process(&std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
         });
@@ -86,6 +90,10 @@ impl Turns {
         self.scheduling = scheduling;
         Some(scheduling)
     }
+}
+
+fn this_machine(cores: usize) -> Option<(u64, u64)> {
+    machine(&std::fs::read_to_string("/proc/stat").ok()?, cores)
 }
 
 /// What so many of the machine's cores could do, and what all of them did, from `/proc/stat`: user, nice, system, idle, iowait,
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn children_are_a_batch_while_others_want_little() {
-        let mut turns = Turns { cores: 2, last: None, scheduling: Scheduling::Normal };
+        let mut turns = Turns::on(2, |_| None);
         let (mut all, mut busy, mut ours) = (1_000, 100, 10);
         let mut passes = |others: u64, own: u64| {
             (all, busy, ours) = (all + 100, busy + others + own, ours + own);
@@ -166,17 +174,27 @@ mod tests {
         assert_eq!(Turns::new(7, 6).is_some(), cfg!(target_os = "linux"));
     }
 
+    /// This process itself: others of its tests do not mind.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_process_is_scheduled_with_all_its_threads() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep is there");
-        let pid = rustix::process::Pid::from_child(&child);
-        // SAFETY: it reads the policy of a process.
-        let policy = || unsafe { libc::sched_getscheduler(pid.as_raw_nonzero().get()) };
-        Scheduling::Batch.set(pid);
-        assert_eq!(policy(), libc::SCHED_BATCH);
-        Scheduling::Normal.set(pid);
-        assert_eq!(policy(), libc::SCHED_OTHER);
-        child.kill().and_then(|()| child.wait()).expect("it was there");
+        let process = rustix::process::getpid();
+        let (policy_to, policies) = std::sync::mpsc::channel();
+        let (asked, questions) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || {
+            for () in questions {
+                // SAFETY: it reads the policy of the thread that asks.
+                policy_to.send(unsafe { libc::sched_getscheduler(0) }).expect("it is waited for");
+            }
+        });
+        for (scheduling, policy) in
+            [(Scheduling::Batch, libc::SCHED_BATCH), (Scheduling::Normal, libc::SCHED_OTHER)]
+        {
+            scheduling.set(process);
+            asked.send(()).expect("it waits");
+            assert_eq!(policies.recv(), Ok(policy), "{scheduling:?}");
+        }
+        drop(asked);
+        other.join().expect("it ends");
     }
 }
