@@ -331,7 +331,7 @@ async fn a_wish_to_stop_is_like_a_signal() {
 #[test]
 fn children_are_a_batch_where_nobody_else_wants_the_cores() {
     // The policy is the 41st field of the process's `stat`, the 39th behind its name; 3 is the batch.
-    let waits = "until read -r stat <\"/proc/$$/stat\"; set -- ${stat##*)}; [ \"${39}\" = 3 ]; do :; done";
+    let waits = "until read -r stat <\"/proc/$$/stat\"; set -- ${stat##*)}; [ \"${39}\" = 3 ]; do kill -0 $PPID || exit 1; done";
     let folder = tempfile::tempdir().unwrap();
     let lived = folder.path().join("lived");
     let lived = lived.display();

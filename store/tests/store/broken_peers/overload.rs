@@ -1,5 +1,5 @@
-//! Ten times what the store can do, as one process and as five services, or as much of it as the callers get to ask: it
-//! takes a part and answers it in time, refuses the rest at once, loses nothing and does not grow. In time: 99 of 100 within
+//! Ten times what the store can do on one core, as one process and as five services, or as much of it as the callers get to
+//! ask: it takes a part and answers it in time, refuses the rest at once, loses nothing and does not grow. In time: 99 of 100 within
 //! the deadline and the grace behind it, as a caller sees it that is not itself late.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::{count, started};
 use crate::shop::{monolith, split};
 
 const TIMES: f64 = 10.0;
-/// Callers who together order as fast as they are answered find what can be done. With more, nothing more is done.
+/// Callers who together order as fast as they are answered find what can be done.
 const SUSTAINABLE: Crowd =
     Crowd { callers: 32, per_second: None, lasts: Duration::from_secs(1), deadline_ms: 10_000 };
 /// Of which the best counts: on a machine with other work there are seconds in which little is done, and ten times
