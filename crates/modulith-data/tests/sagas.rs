@@ -8,11 +8,11 @@ use modulith_core::{
     ProviderModel, Refusal, Saga, Served, StepKey, Tx, decode,
 };
 use modulith_data::inbox::{
-    self, CommandEnd, EffectStart, Keyed, Known, LowWater, SealEnd, UndoEnd, body_hash,
+    self, CommandEnd, EffectStart, Keyed, Known, LowWater, PRUNED_AT_ONCE, SealEnd, UndoEnd, body_hash,
 };
 use modulith_data::saga::{Heard, Modules, Next, Place, Run, RunEnd, SagaId, Walk, run_steps};
 use modulith_data::sqlite::{Database, WriterLimits};
-use modulith_data::{Migration, ModuleCode};
+use modulith_data::{Migration, ModuleCode, Session};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -323,6 +323,38 @@ async fn a_late_attempt_at_an_effect_changes_nothing() {
     let module = pot.clone();
     let sealed = database.write(None, move |session| inbox::seal(session, &module, &key)).await.unwrap();
     assert!(matches!(sealed, SealEnd::Done(_)), "an effect that happened is not forgotten");
+}
+
+/// More rows than are deleted at once go in several commits, each of whole sagas.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_below_the_mark_go_saga_by_saga() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(&folder);
+    let (_, pot) = modules();
+    let src = saga(&database, 0).src;
+    // The third step of a saga is the one that would be cut off.
+    let (sagas, steps) = (PRUNED_AT_ONCE as i64 / 2, 3);
+    let code = pot.clone();
+    let seal = move |session: &mut dyn Session| {
+        for seq in 0..sagas {
+            for step in 0..steps {
+                let key = SagaId { src, seq }.key(step);
+                assert!(matches!(inbox::seal(session, &code, &key)?, SealEnd::Sealed));
+            }
+        }
+        Ok(())
+    };
+    database.write(None, seal).await.unwrap();
+
+    // Saga 100 is open, and keeps its rows.
+    let water = LowWater { below: sagas, open: vec![100] };
+    let mut deleted = Vec::new();
+    while deleted.last() != Some(&0) {
+        let (pot, water) = (pot.clone(), water.clone());
+        let raised = database.write(None, move |session| inbox::raise(session, &pot, src, &water));
+        deleted.push(raised.await.unwrap());
+    }
+    assert_eq!(deleted, [1_002, 495, 0]);
 }
 
 /// What is below the mark is deleted, never runs again, and a mark never falls.

@@ -476,7 +476,8 @@ pub fn undo_by_answer(
     }
 }
 
-/// Rows that one piece of pruning deletes at most, so that it never holds the writer for long.
+/// Rows that one piece of pruning deletes, so that it never holds the writer for long: at most so many, or so many and what
+/// is left of one saga.
 pub const PRUNED_AT_ONCE: u64 = 1_000;
 
 /// Deletes keys whose retention is over, at most [`PRUNED_AT_ONCE`]; returns how many.

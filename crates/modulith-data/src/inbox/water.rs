@@ -5,6 +5,8 @@
 //! of those that have not. A participant records the mark in the transaction that deletes what is below it, and
 //! refuses a key below the mark: a request that was delayed past its saga's end finds the mark instead of the row.
 
+use std::ops::Range;
+
 use modulith_core::{Columns, Fault, FaultKind, FromRow, Snapshot, StepKey, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -38,6 +40,7 @@ impl LowWater {
 pub(crate) struct WaterSql {
     find: String,
     set: String,
+    last: String,
     prune: String,
 }
 
@@ -49,10 +52,12 @@ impl WaterSql {
                 "INSERT INTO {module}__low_water (src, below, open) VALUES ($1, $2, $3)
                  ON CONFLICT (src) DO UPDATE SET below = excluded.below, open = excluded.open"
             ),
+            last: format!(
+                "SELECT seq FROM {module}__inbox WHERE src = $1 AND seq >= $2 AND seq < $3 AND origin = 2
+                 ORDER BY seq LIMIT 1 OFFSET $4"
+            ),
             prune: format!(
-                "DELETE FROM {module}__inbox WHERE (src, seq, step, dir, origin) IN
-                 (SELECT src, seq, step, dir, origin FROM {module}__inbox
-                  WHERE src = $1 AND seq >= $2 AND seq < $3 AND origin = 2 LIMIT {PRUNED_AT_ONCE})"
+                "DELETE FROM {module}__inbox WHERE src = $1 AND seq >= $2 AND seq <= $3 AND origin = 2"
             ),
         }
     }
@@ -82,8 +87,8 @@ pub(super) fn is_open(session: &mut dyn Session, module: &ModuleCode, key: &Step
     Ok(key.seq >= water.below || water.open.contains(&key.seq))
 }
 
-/// Records the mark of the coordinator `src`, and deletes what stands below it: at most [`PRUNED_AT_ONCE`] rows;
-/// returns how many. A mark lower than the recorded one changes nothing.
+/// Records the mark of the coordinator `src`, and deletes what stands below it, saga by saga, until
+/// [`PRUNED_AT_ONCE`] rows are gone; returns how many. A mark lower than the recorded one changes nothing.
 pub fn raise(
     session: &mut dyn Session,
     module: &ModuleCode,
@@ -106,9 +111,25 @@ pub fn raise(
     let mut from = i64::MIN;
     for until in open.into_iter().chain([raised.below]) {
         if pruned < PRUNED_AT_ONCE && from < until {
-            pruned += execute(session, &module.inbox.water.prune, (src, from, until))?;
+            pruned += prune(session, module, src, from..until, PRUNED_AT_ONCE - pruned)?;
         }
         from = until.saturating_add(1);
     }
     Ok(pruned)
+}
+
+/// Deletes the rows of these sagas, from the first on, until `at_least` are gone or none is left. A range of the key is
+/// walked once; rows that are chosen by a list of their keys would be looked up one by one.
+fn prune(
+    session: &mut dyn Session,
+    module: &ModuleCode,
+    src: Uuid,
+    sagas: Range<i64>,
+    at_least: u64,
+) -> Result<u64, Fault> {
+    let now_ms = session.now_ms();
+    let bound = (src, sagas.start, sagas.end, at_least as i64 - 1);
+    let last = Snapshot::new(session.statements(), now_ms).row(&module.inbox.water.last, bound)?;
+    let last = last.map_or(sagas.end - 1, |(seq,): (i64,)| seq);
+    execute(session, &module.inbox.water.prune, (src, sagas.start, last))
 }
