@@ -38,7 +38,6 @@ pub fn body_hash(request: &[u8]) -> BodyHash {
 /// The statements of one module's inbox, written once.
 pub(crate) struct InboxSql {
     claim: String,
-    claim_above: String,
     insert: String,
     finish: String,
     overwrite: String,
@@ -59,12 +58,6 @@ impl InboxSql {
         let insert = format!("INSERT INTO {module}__inbox ({columns}) VALUES {values}");
         Self {
             claim: format!("{insert} ON CONFLICT DO NOTHING"),
-            claim_above: format!(
-                "INSERT INTO {module}__inbox ({columns}) SELECT {}
-                 WHERE NOT EXISTS (SELECT 1 FROM {module}__low_water WHERE src = $1 AND below > $2)
-                 ON CONFLICT DO NOTHING",
-                values.trim_matches(['(', ')'])
-            ),
             insert,
             finish: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key} AND state = 0"),
             overwrite: format!("UPDATE {module}__inbox SET state = $6, answer = $7 WHERE {key}"),
@@ -200,8 +193,8 @@ enum Claimed {
     Expired,
 }
 
-/// Writes the first row of a key, before anything is read: on an engine with true concurrency a read of the inbox
-/// makes false conflicts, and two repeats must not both run.
+/// Writes the first row of a key, before the inbox is read: on an engine with true concurrency such a read makes false
+/// conflicts, and two repeats must not both run.
 fn claim(
     session: &mut dyn Session,
     module: &ModuleCode,
@@ -209,18 +202,15 @@ fn claim(
     row: &NewRow<'_>,
 ) -> Result<Claimed, Fault> {
     let marked = key.origin == Origin::Saga && Protection::LowWater.is_on();
-    let sql = if marked { &module.inbox.claim_above } else { &module.inbox.claim };
-    if insert(session, sql, key, row)? {
+    if marked && !water::lets_run(session, module, key)? {
+        return Ok(find(session, module, key)?.map_or(Claimed::Expired, Claimed::Met));
+    }
+    if insert(session, &module.inbox.claim, key, row)? {
         return Ok(Claimed::New);
     }
-    if let Some(row) = find(session, module, key)? {
-        return Ok(Claimed::Met(row));
-    }
-    // The mark has passed the key. Sagas that are open below the mark are listed beside it.
-    if water::is_open(session, module, key)? && insert(session, &module.inbox.claim, key, row)? {
-        return Ok(Claimed::New);
-    }
-    Ok(Claimed::Expired)
+    let met = find(session, module, key)?;
+    met.map(Claimed::Met)
+        .ok_or_else(|| Fault::new(FaultKind::Statement, "an inbox key is neither new nor there"))
 }
 
 /// How a command under a key ended.

@@ -81,8 +81,8 @@ fn stored(session: &mut dyn Session, module: &ModuleCode, src: Uuid) -> Result<L
     Ok(found.unwrap_or_default())
 }
 
-/// Whether a key that the mark has passed belongs to a saga that has not ended.
-pub(super) fn is_open(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<bool, Fault> {
+/// Whether the saga of a key has not ended: the mark has not passed it, or lists it as open.
+pub(super) fn lets_run(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<bool, Fault> {
     let water = stored(session, module, key.src)?;
     Ok(key.seq >= water.below || water.open.contains(&key.seq))
 }

@@ -115,10 +115,6 @@ type OpenRow = (uuid::Uuid, i64, String, i64, i64, Vec<u8>, i64, Option<i64>, Op
 impl SagaTable {
     pub fn new(module: &str, identity: &Identity) -> Self {
         let key = "WHERE src = $1 AND seq = $2";
-        let fence = match Protection::Fence.is_on() {
-            true => "EXISTS (SELECT 1 FROM modulith__identity WHERE incarnation = $13)",
-            false => "$13 IS NOT NULL",
-        };
         let open = format!(
             "SELECT src, seq, plan, version, fingerprint, input, state, frontier, answer, attempts
              FROM {module}__saga"
@@ -127,8 +123,8 @@ impl SagaTable {
             begin: format!(
                 "INSERT INTO {module}__saga
                  (src, seq, client_hash, body_hash, plan, version, fingerprint, input, state, answer, begun, ended, attempts)
-                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1
-                 WHERE {fence} ON CONFLICT (client_hash) DO NOTHING"
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1)
+                 ON CONFLICT (client_hash) DO NOTHING"
             ),
             find_client: format!("SELECT state, body_hash, answer FROM {module}__saga WHERE client_hash = $1"),
             turn: format!("UPDATE {module}__saga SET state = {ABORTING}, frontier = $3, answer = $4 {key} AND state = {RUNNING}"),
@@ -214,9 +210,8 @@ impl SagaTable {
             &answer,
             now_ms,
             ended,
-            self.incarnation,
         );
-        if execute(session, &self.begin, row)? == 1 {
+        if self.is_in_charge(session)? && execute(session, &self.begin, row)? == 1 {
             return Ok(Begun::New);
         }
         let found: Option<FoundRow> =
@@ -229,6 +224,13 @@ impl SagaTable {
                 "another process has taken this database over, and begins its sagas",
             )),
         }
+    }
+
+    /// Whether no other process has taken the database over since this one started.
+    fn is_in_charge(&self, session: &mut dyn Session) -> Result<bool, Fault> {
+        let (sql, now_ms) = ("SELECT incarnation FROM modulith__identity", session.now_ms());
+        let newest = Snapshot::new(session.statements(), now_ms).row(sql, ())?;
+        Ok(newest == Some((self.incarnation,)) || !Protection::Fence.is_on())
     }
 
     /// What stands under a client's key.
