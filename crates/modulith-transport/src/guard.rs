@@ -19,10 +19,6 @@ pub(crate) enum Guard {
     Users(Arc<[u32]>),
 }
 
-/// The alert `handshake_failure` as a TLS record (RFC 8446, sections 5.1 and 6), for a caller that speaks TLS where
-/// nobody else does.
-const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
-
 impl Guard {
     /// Each step within `limit`. Who is refused is told so, as far as he would understand it.
     pub(crate) async fn enter(
@@ -41,7 +37,7 @@ impl Guard {
                 return Ok((stream, found.map_err(|_| ConnectionError::HandshakeTimeout)??));
             }
             (Self::Tls(_), _) => ConnectionError::PlainAtTls,
-            (_, Protocol::Tls) => ConnectionError::TlsAtPlain,
+            (_, Protocol::Tls) => return Err(handshake::refuse_tls(&mut stream).await),
             (Self::Users(users), _) => match refused_user(&stream, users)? {
                 Some(uid) => ConnectionError::User(uid),
                 None => return Ok((stream, protocol)),
@@ -50,11 +46,7 @@ impl Guard {
         };
         match protocol {
             Protocol::Frames => Err(handshake::refuse(&mut stream, refused, true).await),
-            Protocol::Tls => {
-                handshake::farewell(&mut stream, &ALERT).await;
-                Err(refused)
-            }
-            Protocol::Http => Err(refused),
+            Protocol::Http | Protocol::Tls => Err(refused),
         }
     }
 }

@@ -91,6 +91,7 @@ pub(crate) async fn serve(
         match read_preface(stream, &mut inbound).await {
             Ok(()) => {}
             Err(error @ ConnectionError::Version { .. }) => return Err(refuse(stream, error, true).await),
+            Err(ConnectionError::TlsAtPlain) => return Err(refuse_tls(stream).await),
             // Whoever does not speak this protocol would not understand a refusal either.
             Err(error) => return Err(error),
         }
@@ -211,6 +212,15 @@ pub(crate) async fn refuse(
     frame::put_text(&mut last, Kind::Refused, 0, &text);
     farewell(stream, &last).await;
     error
+}
+
+/// The alert `handshake_failure` as a TLS record (RFC 8446, sections 5.1 and 6).
+const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
+
+/// Tells a caller that speaks TLS that nobody else does here, in words that he understands.
+pub(crate) async fn refuse_tls(stream: &mut Stream) -> ConnectionError {
+    farewell(stream, &ALERT).await;
+    ConnectionError::TlsAtPlain
 }
 
 /// Says a last word and closes. Best effort, for at most a second: what was decided stands whether or not the other

@@ -54,7 +54,8 @@ impl KeepAlive {
                 None if now < self.heard + self.interval => (self.heard + self.interval, None),
                 None => {
                     self.pinged = Some(now);
-                    (now + self.patience, Some(Beat::Ping))
+                    // The answer is heard soon, and from then on the silence counts.
+                    (now + self.patience.min(self.interval), Some(Beat::Ping))
                 }
                 Some(pinged) if now < pinged + self.patience => (pinged + self.patience, None),
                 Some(_) => (now + self.interval, Some(Beat::Dead)),
@@ -94,5 +95,42 @@ impl Rounds {
         // Not polled again in this turn, so the task must be, for the timer to be armed.
         cx.waker().wake_by_ref();
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// However long the other side was there, and answered pings after a while, and however little else it said.
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_found_in_time() {
+        let limits = Limits::default();
+        for (answers_ms, last_ms) in [(0, 0), (1, 1), (1, 1_999), (1, 2_002), (1_500, 7_000), (3_900, 20_000)]
+        {
+            let mut alive = KeepAlive::new(&limits);
+            let begun = Instant::now();
+            let mut last = begun;
+            loop {
+                match poll_fn(|cx| alive.poll(cx)).await {
+                    Beat::Ping if begun.elapsed() <= Duration::from_millis(last_ms) => {
+                        sleep(Duration::from_millis(answers_ms)).await;
+                        last = Instant::now();
+                        alive.heard(last);
+                    }
+                    Beat::Ping => {}
+                    Beat::Dead => break,
+                }
+            }
+            let silent = last.elapsed();
+            // A timer of tokio is at most a millisecond late, and three follow each other.
+            let latest = limits.dead_after + Duration::from_millis(3);
+            assert!(
+                silent >= limits.dead_after && silent <= latest,
+                "{silent:?} at {answers_ms} and {last_ms} ms"
+            );
+        }
     }
 }

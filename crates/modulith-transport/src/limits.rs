@@ -8,9 +8,9 @@
 //! that run or arrive in parts, `in_flight_bytes_max` and one more (72 MiB); payloads that leave in parts, as
 //! much again (72 MiB); bytes waiting to be written, `write_buffer_bytes_max` and one turn (16 MiB); streamed
 //! bodies that nobody reads, `bodies_max` windows (128 MiB, and twice that while a buffer grows); the read
-//! buffer (256 KiB); and 65,536 notes of 48 bytes about what was refused and is still on its way (3 MiB). A
-//! payload of 8 to 64 KiB keeps the read buffer that it came in, of up to 128 KiB, for as long as its call
-//! runs. Only a peer that uses every limit at once gets that far, and lowering the first, the third and
+//! buffer (256 KiB); 65,536 notes of 48 bytes about what was refused and is still on its way, in a table of
+//! twice as many places (6 MiB); and for each call that runs with a payload of 8 to 64 KiB, `in_flight_max` of them,
+//! the read buffer that it came in (128 KiB each, so 128 MiB). Only a peer that uses every limit at once gets that far, and lowering the first, the third and
 //! `bodies_max` lowers all of it. What handlers and bodies make of it is theirs to bound; of each body that is
 //! sent, one piece is held.
 

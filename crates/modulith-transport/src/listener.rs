@@ -4,6 +4,7 @@
 //! is not a socket.
 
 use std::{
+    fs::File,
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -125,6 +126,10 @@ async fn bind_tcp(host_port: &str) -> io::Result<TcpListener> {
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Socket> {
+    // From the look at what stands there until somebody answers there, one at a time: between bind and listen another one
+    // would take the new file for a stale one.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let _alone = locked(folder.unwrap_or(Path::new("."))).await?;
     remove_stale(path).await?;
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
@@ -133,6 +138,12 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     let file = std::fs::symlink_metadata(path)?;
     let socket = socket.listen(BACKLOG)?;
     Ok(Socket::Unix { socket, path: path.to_owned(), inode: (file.dev(), file.ino()) })
+}
+
+/// The lock of a folder, until it is dropped.
+async fn locked(folder: &Path) -> io::Result<File> {
+    let folder = File::open(folder)?;
+    tokio::task::spawn_blocking(move || folder.lock().map(|()| folder)).await?
 }
 
 async fn remove_stale(path: &Path) -> io::Result<()> {

@@ -286,8 +286,8 @@ impl Peer {
             return Err(NotRun::Deadline.into());
         }
         let leave = inner.settings.circuit.enter(now, priority)?;
-        let outcome = self.send(terms, payload, body).await;
-        leave.ended(ending_of(&outcome));
+        let (outcome, ending) = self.send(terms, payload, body).await;
+        leave.ended(ending);
         outcome
     }
 
@@ -296,7 +296,7 @@ impl Peer {
         mut terms: Terms,
         payload: Payload<'_>,
         mut body: Option<Body>,
-    ) -> Result<Answer, CallFault> {
+    ) -> (Result<Answer, CallFault>, Ending) {
         let Inner { replicas, settings, .. } = &*self.inner;
         let deadline = terms.deadline;
         let patience = deadline.min(terms.now + settings.limits.drain_wait_max);
@@ -304,11 +304,14 @@ impl Peer {
         loop {
             let (replica, connection) = match replicas.pick() {
                 Some(picked) => picked,
-                None => {
-                    let picked = self.wait_for_connection(deadline, patience, false).await?;
-                    terms.now = Instant::now();
-                    picked
-                }
+                None => match self.wait_for_connection(deadline, patience, false).await {
+                    Ok(picked) => {
+                        terms.now = Instant::now();
+                        picked
+                    }
+                    // The attempts to make a connection are the probe, even if the deadline passes meanwhile.
+                    Err(fault) => return (Err(fault), Ending::Neutral),
+                },
             };
             let mut outcome = {
                 let _place = replica.as_deref().map(|replica| Place::take(&replica.in_flight));
@@ -332,10 +335,11 @@ impl Peer {
                 terms.now = Instant::now();
             }
             if !is_left || terms.now >= patience {
+                let ending = ending_of(&outcome);
                 if let Some(replica) = replica {
-                    replicas.ended(&replica, ending_of(&outcome), settings);
+                    replicas.ended(&replica, ending, settings);
                 }
-                return outcome;
+                return (outcome, ending);
             }
             // It did not run there, and another connection is about to take the place of this one: look again, once
             // the task that replaces it has had its turn.

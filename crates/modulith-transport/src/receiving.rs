@@ -24,6 +24,8 @@ use crate::{
 /// How much may be passed over at once. An honest sender has as many calls in flight as its own limits allow,
 /// and ends each when it hears that it is not wanted.
 const UNWANTED_MAX: usize = 1 << 16;
+/// So much a note of it takes, whatever stands in front of payloads; the table has up to twice as many places.
+const _: () = assert!(size_of::<(u64, Arriving<[u8; 1024]>)>() <= 48);
 
 /// `H` is what stands in front of a payload in parts.
 pub(crate) struct Receiving<H> {
@@ -36,18 +38,21 @@ pub(crate) struct Receiving<H> {
 }
 
 enum Arriving<H> {
-    Payload {
-        head: H,
-        buffer: BytesMut,
-        size: usize,
-        is_streamed: bool,
-    },
+    /// Boxed, since a peer can make many times as many notes of the last kind.
+    Payload(Box<Partial<H>>),
     Body(Incoming),
     /// What may still come: of the payload, and of the body, if there is one.
     Unwanted {
         payload: usize,
         body: Option<usize>,
     },
+}
+
+struct Partial<H> {
+    head: H,
+    buffer: BytesMut,
+    size: usize,
+    is_streamed: bool,
 }
 
 struct Incoming {
@@ -107,8 +112,8 @@ impl<H> Receiving<H> {
         self.payloads += 1;
         self.desk.bodies.fetch_add(usize::from(is_streamed), Ordering::Relaxed);
         // The buffer grows with what arrives, never by what was announced.
-        let payload = Arriving::Payload { head, buffer: BytesMut::new(), size, is_streamed };
-        self.streams.insert(id, payload);
+        let partial = Partial { head, buffer: BytesMut::new(), size, is_streamed };
+        self.streams.insert(id, Arriving::Payload(Box::new(partial)));
     }
 
     /// A body is to come.
@@ -146,10 +151,10 @@ impl<H> Receiving<H> {
 
     fn remove(&mut self, id: u64) {
         match self.streams.remove(&id) {
-            Some(Arriving::Payload { size, is_streamed, .. }) => {
-                self.payload_bytes -= size;
+            Some(Arriving::Payload(partial)) => {
+                self.payload_bytes -= partial.size;
                 self.payloads -= 1;
-                self.desk.bodies.fetch_sub(usize::from(is_streamed), Ordering::Relaxed);
+                self.desk.bodies.fetch_sub(usize::from(partial.is_streamed), Ordering::Relaxed);
             }
             Some(Arriving::Unwanted { .. }) => self.unwanted -= 1,
             Some(Arriving::Body(_)) | None => {}
@@ -164,7 +169,8 @@ impl<H> Receiving<H> {
         }
         let beyond = Err(ConnectionError::Malformed("parts beyond the announced size"));
         match self.streams.get_mut(&id) {
-            Some(Arriving::Payload { buffer, size, is_streamed, .. }) => {
+            Some(Arriving::Payload(partial)) => {
+                let Partial { buffer, size, .. } = &mut **partial;
                 let missing = *size - buffer.len();
                 if piece.len() > missing {
                     return beyond;
@@ -176,10 +182,10 @@ impl<H> Receiving<H> {
                 if buffer.len() < *size {
                     return Ok(None);
                 }
-                let is_streamed = *is_streamed;
-                let Some(Arriving::Payload { head, buffer, size, .. }) = self.streams.remove(&id) else {
+                let Some(Arriving::Payload(partial)) = self.streams.remove(&id) else {
                     return beyond;
                 };
+                let Partial { head, buffer, size, is_streamed } = *partial;
                 self.payload_bytes -= size;
                 self.payloads -= 1;
                 let body = is_streamed.then(|| self.open_body(id));
@@ -230,7 +236,7 @@ impl<H> Receiving<H> {
     /// The sender broke it off. Says whether that was in the middle of a payload that is waited for.
     pub(crate) fn reset(&mut self, frame: &Frame) -> Result<bool, ConnectionError> {
         let is_payload = match self.streams.get(&frame.id) {
-            Some(Arriving::Payload { .. }) => true,
+            Some(Arriving::Payload(_)) => true,
             Some(Arriving::Body(incoming)) => {
                 incoming.inbound.end(Err(BodyError::Reset(frame.text())));
                 false

@@ -6,7 +6,7 @@
 //! rate, kept for 10 s), which gRPC has as `retryThrottling` (A6), where each failure takes a token and each success gives
 //! back a tenth.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -55,9 +55,8 @@ impl RepeatBudget {
         let earned = calls.saturating_sub(saved.calls).saturating_mul(PARTS / CALLS_A_REPEAT);
         saved.calls = saved.calls.max(calls);
         let passed_ms = now.saturating_duration_since(saved.at).as_millis().min(u128::from(u32::MAX)) as u64;
-        if passed_ms > 0 {
-            saved.at = now;
-        }
+        // What is less than a millisecond counts the next time.
+        saved.at += Duration::from_millis(passed_ms);
         let parts = saved.parts.saturating_add(earned) + passed_ms * (PER_SECOND * PARTS / 1000);
         saved.parts = parts.min(SAVED_MAX * PARTS);
         match saved.parts.checked_sub(PARTS) {
@@ -72,8 +71,6 @@ impl RepeatBudget {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn spent(tokens: &RepeatBudget, now: Instant) -> u32 {
@@ -91,12 +88,16 @@ mod tests {
         assert_eq!(spent(&tokens, now), 50);
         now += Duration::from_secs(1);
         assert_eq!(spent(&tokens, now), 10);
-        // In small steps nothing is lost and nothing gained.
-        let steps = (0..1000).filter(|_| {
-            now += Duration::from_millis(1);
-            tokens.spend(now)
-        });
-        assert_eq!(steps.count(), 10);
+        // In small steps nothing is lost and nothing gained, whatever they are.
+        for step_us in [1_000, 1_990, 700] {
+            let steps = (0..3_980_000 / step_us).filter(|_| {
+                now += Duration::from_micros(step_us);
+                tokens.spend(now)
+            });
+            assert_eq!(steps.count(), 39, "in steps of {step_us} us");
+            now += Duration::from_millis(21);
+            assert_eq!(spent(&tokens, now), 1);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! leave the last good ones in force, with an error in the log.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -238,9 +238,11 @@ impl Trust {
         let identity = match shown {
             Ok(shown) => identity(&self.inner.application, &shown).map_err(ConnectionError::Tls),
             Err(error) => Err(match error.into() {
-                ConnectionError::Truncated => {
-                    ConnectionError::Tls("the other side closed in the middle of the handshake".to_owned())
-                }
+                // Who declines says so by an alert. Nobody may be there behind a proxy, or no longer.
+                ConnectionError::Truncated => ConnectionError::Io(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the other side closed in the middle of the TLS handshake",
+                )),
                 error => error,
             }),
         };

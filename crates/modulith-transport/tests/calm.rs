@@ -213,6 +213,19 @@ async fn a_slow_peer_opens_the_breaker_and_one_probe_closes_it() {
     assert!(callers().await.iter().all(Result::is_ok));
 }
 
+/// A host that does not answer is found out by the attempts to connect, and not by the calls that wait for one.
+#[tokio::test]
+async fn waiting_for_a_connection_opens_no_breaker() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let peer = peer(&Address::Tcp(silent.local_addr().expect("a bound address").to_string()));
+    for _ in 0..40 {
+        let deadline = Instant::now() + Duration::from_millis(1);
+        let outcome = in_time(peer.call(deadline, Priority::Ordinary, Bytes::new())).await;
+        assert_eq!(outcome, Err(CallFault::NotRun(NotRun::Deadline)));
+    }
+    assert_eq!(peer.snapshot().breaker, BreakerState::Closed);
+}
+
 /// Calls that a killed process took with it open the breaker; the process that comes in its place is asked at once.
 #[tokio::test]
 async fn a_restart_ends_the_wait_of_an_open_breaker() {

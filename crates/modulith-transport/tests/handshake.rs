@@ -5,7 +5,7 @@ mod support;
 use std::{
     io::ErrorKind,
     os::unix::fs::PermissionsExt,
-    sync::Arc,
+    sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
@@ -211,4 +211,31 @@ async fn a_server_that_shuts_down_admits_nobody() {
     assert!(matches!(served.next_end().await, Err(ConnectionError::NotAdmitted(_))));
     let fault = peer.connected(Instant::now() + Duration::from_millis(30)).await.expect_err("still refused");
     assert!(matches!(fault, CallFault::NotRun(NotRun::Refused(_))), "{fault}");
+}
+
+/// Two that start at once where a dead process left its file: one of them listens there, and is the one that answers.
+#[test]
+fn one_of_two_takes_a_stale_path() {
+    const ROUNDS: usize = 500;
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = unix(&folder);
+    let Address::Unix(path) = &address else { unreachable!("a Unix socket") };
+    let together = Barrier::new(2);
+    let starts = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let answers = |_: &usize| {
+            if together.wait().is_leader() {
+                drop(std::os::unix::net::UnixListener::bind(path));
+            }
+            together.wait();
+            let listening = runtime.block_on(Listener::bind(&address));
+            together.wait();
+            listening.is_ok() && std::os::unix::net::UnixStream::connect(path).is_ok()
+        };
+        (0..ROUNDS).filter(answers).count()
+    };
+    let answered = std::thread::scope(|scope| {
+        [scope.spawn(starts), scope.spawn(starts)].map(|starting| starting.join().expect("no panic"))
+    });
+    assert_eq!(answered.iter().sum::<usize>(), ROUNDS, "{answered:?}");
 }

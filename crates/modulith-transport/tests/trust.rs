@@ -101,6 +101,28 @@ async fn refusal(peer: &Peer) -> String {
     }
 }
 
+/// Nobody behind a proxy that accepts: it is worth trying again, unlike where somebody declines.
+#[tokio::test]
+async fn who_closes_in_the_middle_of_the_handshake_is_not_there() {
+    let authority = Authority::default();
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = Address::Tcp(proxy.local_addr().expect("a bound address").to_string());
+    let proxy = tokio::spawn(async move {
+        loop {
+            let (mut caller, _) = proxy.accept().await.expect("a caller");
+            // Its greeting is read, so that what follows is an end and no reset.
+            let _ = caller.read(&mut [0; 4096]).await;
+        }
+    });
+    let peer = tls_peer(&address, hello("caller"), authority.trust("caller"), "served");
+    let outcome = call(&peer, b"").await;
+    assert!(
+        matches!(&outcome, Err(CallFault::NotRun(NotRun::Unreachable(why))) if why.contains("in the middle")),
+        "{outcome:?}"
+    );
+    proxy.abort();
+}
+
 /// A caller that believes every certificate and shows what it is told to, as no honest one would.
 #[derive(Debug)]
 struct Gullible;
