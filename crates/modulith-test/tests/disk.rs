@@ -4,7 +4,7 @@
 mod shelf;
 
 use modulith_test::disk::{Event, Failure, Kept, Nth};
-use shelf::{End, LARGE, Ledger, ORDINARY, Schedule, Script, Shelf, Start, block_on, bytes, step};
+use shelf::{End, LARGE, Ledger, ORDINARY, SPILLING, Schedule, Script, Shelf, Start, block_on, bytes, step};
 
 /// With which a power cut chooses what it leaves; what there is to choose from differs at each operation.
 const SEED: u64 = 20;
@@ -42,6 +42,12 @@ fn the_disk_breaks() {
 fn the_disk_is_full() {
     holds_at_each(Nth::Write, Start::Empty, ORDINARY, Event::FailFromThenOn(Failure::Full), End::Close);
     holds_at_each(Nth::Write, Start::Used, ORDINARY, Event::FailOnce(Failure::Full), End::Kill);
+}
+
+/// Once, so that a commit succeeds behind it.
+#[test]
+fn the_disk_is_full_in_the_middle_of_a_large_transaction() {
+    holds_at_each(Nth::Write, Start::Used, SPILLING, Event::FailOnce(Failure::Full), End::Kill);
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags_and_vfs(path, flags, log::vfs()).map_err(sqlite)?;
+        let mut connection = log::open(path, flags).map_err(sqlite)?;
         prepare(path, &connection)?;
         let guard = Arc::new(Guard::default());
         guard.install(&mut connection).map_err(sqlite)?;

@@ -5,6 +5,9 @@
 //! before the index names its pages to anybody, so other handles of the file, in this process or another, find in it
 //! what they would have found.
 //!
+//! A transaction that is too large for the page cache writes pages before its commit, and they wait here too. So what can
+//! go wrong with them goes wrong for the whole transaction, and when it is rolled back they are forgotten.
+//!
 //! Nor does a sync write the file's times, which a SQLite that was built without `HAVE_FDATASYNC` does, as the one that
 //! comes with rusqlite: on a file system with a journal that is a commit of the journal as well.
 //!
@@ -13,9 +16,10 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use parking_lot::Mutex;
-use rusqlite::ffi;
+use rusqlite::{Connection, OpenFlags, ffi};
 
 /// What is gathered at most, 31 pages of 4 KiB: SQLite's own VFS takes less than 128 KiB at once.
 const GATHERED_MAX: usize = 31 * (24 + 4096);
@@ -106,8 +110,40 @@ struct Registered(&'static Over);
 // SAFETY: SQLite calls a registered VFS from every thread, so both are made for it; neither is changed or freed.
 unsafe impl Send for Registered {}
 
+/// Opens a connection whose log is one of ours.
+pub(super) fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs())?;
+    // SAFETY: the hook is given the connection that it belongs to, and is called by it alone.
+    unsafe {
+        let database = connection.handle();
+        ffi::sqlite3_rollback_hook(database, Some(rolled_back), database.cast());
+    }
+    Ok(connection)
+}
+
+/// Without the lock of its transaction another process may write where what was gathered would have stood.
+unsafe extern "C" fn rolled_back(database: *mut c_void) {
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: SQLite calls it with the connection from `open`, and puts a pointer to the log's file there, or to that of a
+    // rollback journal, either of which lives as long as the connection.
+    let write = unsafe {
+        let asks = ffi::SQLITE_FCNTL_JOURNAL_POINTER;
+        let code = ffi::sqlite3_file_control(database.cast(), c"main".as_ptr(), asks, (&raw mut file).cast());
+        if code != ffi::SQLITE_OK || file.is_null() || (*file).pMethods.is_null() {
+            return;
+        }
+        (*(*file).pMethods).xWrite
+    };
+    if write.is_some_and(|write| std::ptr::fn_addr_eq(write, x_write as XWrite)) {
+        // SAFETY: only logs of ours have this method.
+        unsafe { log_of(file) }.gathered.bytes.clear();
+    }
+}
+
+type XWrite = unsafe extern "C" fn(*mut ffi::sqlite3_file, *const c_void, c_int, ffi::sqlite3_int64) -> c_int;
+
 /// The name of a VFS that gathers, over the one that is SQLite's default at the moment: tests put one of their own there.
-pub(super) fn vfs() -> &'static CStr {
+fn vfs() -> &'static CStr {
     static REGISTERED: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
     let mut registered = REGISTERED.lock();
     // SAFETY: a null name asks for the default; SQLite initialises itself first.
@@ -259,9 +295,23 @@ macro_rules! flushed {
     };
 }
 
-flushed!(x_read(log, file, to: *mut c_void, amount: c_int, offset: ffi::sqlite3_int64) {
-    platform!(log.platform, xRead(file, to, amount, offset))
-});
+/// What was gathered and cannot be written is lost to its transaction, which therefore ends here: of a full disk, which no
+/// platform meets in a read, SQLite would take back the one statement alone.
+unsafe extern "C" fn x_read(
+    file: *mut ffi::sqlite3_file,
+    to: *mut c_void,
+    amount: c_int,
+    offset: ffi::sqlite3_int64,
+) -> c_int {
+    // SAFETY: SQLite calls it with a log of ours that is open.
+    let log = unsafe { log_of(file) };
+    let through = through(log, file);
+    match log.gathered.flush(through) {
+        ffi::SQLITE_OK => platform!(log.platform, xRead(file, to, amount, offset)),
+        _ => ffi::SQLITE_IOERR_WRITE,
+    }
+}
+
 flushed!(x_truncate(log, file, length: ffi::sqlite3_int64) platform!(log.platform, xTruncate(file, length)));
 flushed!(x_file_size(log, file, size: *mut ffi::sqlite3_int64) platform!(log.platform, xFileSize(file, size)));
 flushed!(x_sync(log, file, flags: c_int) {
@@ -356,8 +406,7 @@ mod tests {
     fn another_handle_finds_every_commit() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.db");
-        let writer =
-            Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), super::vfs()).expect("opens");
+        let writer = super::open(&path, OpenFlags::default()).expect("opens");
         writer
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = 10;
@@ -387,5 +436,47 @@ mod tests {
         assert_eq!(count(&again), (rows, rows * 3000));
         let check: String = again.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("reads");
         assert_eq!(check, "ok");
+    }
+
+    /// Another process writes where a transaction of ours was rolled back, and we write behind it.
+    #[test]
+    fn what_was_rolled_back_is_not_written_over_another_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.db");
+        let ours = super::open(&path, OpenFlags::default()).expect("opens");
+        ours.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = 10;
+             CREATE TABLE t (n INTEGER PRIMARY KEY, bytes BLOB);
+             WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 30)
+             INSERT INTO t (bytes) SELECT zeroblob(3000) FROM c;",
+        )
+        .expect("runs");
+        let theirs = Connection::open(&path).expect("opens");
+        let (all, one) =
+            ("UPDATE t SET bytes = randomblob(3000)", "UPDATE t SET bytes = zeroblob(2999) WHERE n = $1");
+        for row in 1..=5 {
+            // It reads nothing of the log, not even when it is rolled back, since it adds no page.
+            theirs.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("folds the log in");
+            ours.execute_batch("BEGIN IMMEDIATE").expect("begins");
+            ours.execute(all, []).expect("updates");
+            ours.execute_batch("ROLLBACK").expect("ends");
+            theirs.execute(one, [row]).expect("updates");
+            ours.execute(one, [30 - row]).expect("updates");
+        }
+        // A process that comes after a power cut reads the log alone.
+        let copy = folder.path().join("copy.db");
+        for ending in ["", "-wal"] {
+            std::fs::copy(format!("{}{ending}", path.display()), format!("{}{ending}", copy.display()))
+                .expect("copied");
+        }
+        for file in [&path, &copy] {
+            let reader = Connection::open(file).expect("opens");
+            let sql = "SELECT sum(bytes = zeroblob(2999)), sum(bytes = zeroblob(3000)) FROM t";
+            let rows = reader.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("reads");
+            assert_eq!(rows, (10_i64, 20_i64), "in {}", file.display());
+            let check: String =
+                reader.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("reads");
+            assert_eq!(check, "ok", "in {}", file.display());
+        }
     }
 }

@@ -82,7 +82,7 @@ impl Ledger {
         }
         for work in script.iter().copied().flatten() {
             let (expected, piece) = match work {
-                Work::Good(piece) | Work::Large(piece) => (&self.there, piece),
+                Work::Good(piece) | Work::Large(piece) | Work::Copies(piece) => (&self.there, piece),
                 Work::RollsBack(piece) | Work::LeavesKey(piece) => (&self.absent, piece),
             };
             if !expected.contains(piece) {

@@ -8,7 +8,7 @@ mod ledger;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use modulith_core::{CallFault, Fault, Tx};
+use modulith_core::{CallFault, Fault, FaultKind, Tx};
 use modulith_data::sqlite::{Database, OpenError, WriterLimits};
 use modulith_data::{Migration, ModuleCode, Session};
 use modulith_test::disk::{Disk, Event, Faults, Kept, Nth};
@@ -38,6 +38,8 @@ const LAST_PIECE: i64 = 1_000;
 pub(crate) enum Work {
     Good(i64),
     Large(i64),
+    /// Has the bodies of the piece before it, by one statement for both rows.
+    Copies(i64),
     /// Ends the whole batch's transaction.
     RollsBack(i64),
     /// Leaves a foreign key that only the commit would look at.
@@ -47,14 +49,26 @@ pub(crate) enum Work {
 impl Work {
     fn piece(self) -> i64 {
         match self {
-            Work::Good(piece) | Work::Large(piece) | Work::RollsBack(piece) | Work::LeavesKey(piece) => piece,
+            Work::Good(piece)
+            | Work::Large(piece)
+            | Work::Copies(piece)
+            | Work::RollsBack(piece)
+            | Work::LeavesKey(piece) => piece,
         }
     }
 
     /// Answers with the pieces it saw.
     fn run(self, tx: &mut Tx<'_>) -> Result<Vec<i64>, Fault> {
+        if let Work::Copies(piece) = self {
+            // Nothing is read before, so that this statement is the first that needs what its neighbour wrote.
+            let copy = "INSERT INTO shelf_part (piece, part, body) SELECT $1, part, body FROM shelf_part WHERE piece = $2";
+            return match tx.execute(copy, (piece, piece - 1))? {
+                0 => Err(Fault::new(FaultKind::Statement, "there is nothing to copy")),
+                _ => Ok(pieces(tx)?.into_iter().filter(|seen| *seen != piece).collect()),
+            };
+        }
         let seen = pieces(tx)?;
-        let body = vec![7_u8; if matches!(self, Work::Large(_)) { LARGE_BODY_BYTES } else { BODY_BYTES }];
+        let body = body(if matches!(self, Work::Large(_)) { LARGE_BODY_BYTES } else { BODY_BYTES });
         let insert = "INSERT INTO shelf_part (piece, part, body) VALUES ($1, $2, $3)";
         tx.execute(insert, (self.piece(), 0, &body[..]))?;
         match self {
@@ -65,11 +79,15 @@ impl Work {
             Work::LeavesKey(piece) => {
                 tx.execute("INSERT INTO shelf_label (id) VALUES ($1)", (piece,))?;
             }
-            Work::Good(_) | Work::Large(_) => {}
+            Work::Good(_) | Work::Large(_) | Work::Copies(_) => {}
         }
         tx.execute(insert, (self.piece(), 1, &body[..]))?;
         Ok(seen)
     }
+}
+
+fn body(bytes: usize) -> Vec<u8> {
+    vec![7; bytes]
 }
 
 fn pieces(tx: &mut Tx<'_>) -> Result<Vec<i64>, Fault> {
@@ -97,6 +115,10 @@ pub(crate) const LARGE: Script = &[
     &[Work::Large(7), Work::Good(8)],
     &[Work::Good(9)],
 ];
+
+/// What is too large for the page cache goes to the log before its commit, and is read there by a neighbour that fails alone.
+pub(crate) const SPILLING: Script =
+    &[&[Work::LeavesKey(1), Work::Good(2)], &[Work::Large(3), Work::Copies(4)], &[Work::Good(5)]];
 
 /// What the workload begins with.
 #[derive(Debug, Clone, Copy)]
@@ -238,12 +260,16 @@ impl Shelf {
 
     fn integrity(&self) -> Result<(), String> {
         let check = || {
-            rusqlite::Connection::open(self.path())?
-                .query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
+            let connection = rusqlite::Connection::open(self.path())?;
+            let text: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+            let others = "SELECT count(*) FROM shelf_part WHERE body <> $1 AND body <> $2";
+            let bodies = [BODY_BYTES, LARGE_BODY_BYTES].map(body);
+            let others: i64 = connection.query_row(others, bodies, |row| row.get(0))?;
+            Ok::<_, rusqlite::Error>((text, others))
         };
         match check() {
-            Ok(text) if text == "ok" => Ok(()),
-            Ok(text) => Err(format!("the file is damaged: {text}")),
+            Ok((text, 0)) if text == "ok" => Ok(()),
+            Ok((text, others)) => Err(format!("the file is damaged: {text}, {others} bodies are others")),
             Err(error) => Err(format!("the file cannot be checked: {error}")),
         }
     }
