@@ -1,7 +1,7 @@
 //! HTTP/1.1 on a listener, or on one stream that somebody else accepted.
 //!
-//! It bounds what a client can hold: connections, the time for a head, the time between requests. It knows no
-//! TLS, which ends before it.
+//! It bounds what a client can hold: connections, the time for a head, the time between requests, the time in which
+//! nothing of an answer is read. It knows no TLS, which ends before it.
 
 mod pace;
 
@@ -63,8 +63,9 @@ impl Listener for UnixListener {
 /// work end, and returns when all connections are closed. Dropped, it cuts them off.
 ///
 /// At most 10,000 connections, the others are refused by closing them. A head must arrive within 10 s of its
-/// first byte; a connection without a request is closed after 75 s. The longest request after a stop is bounded
-/// by the edge's deadline, a body that is being sent is not: put a timeout around it.
+/// first byte; a connection without a request is closed after 75 s, and one whose client takes nothing of an
+/// answer after 60 s. The longest request after a stop is bounded by the edge's deadline, a body that is being sent
+/// is not: put a timeout around it.
 pub async fn serve<L, S>(mut listener: L, service: S, stop: CancellationToken)
 where
     L: Listener,
@@ -149,4 +150,51 @@ where
 fn body(incoming: Incoming) -> Body {
     // An empty body needs no box.
     if incoming.is_end_stream() { Body::empty() } else { Body::new(incoming) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const ANSWER_BYTES: usize = 1 << 20;
+
+    /// A client of a server that has one large answer, ready at once; the server's task ends with the connection.
+    async fn client() -> (DuplexStream, tokio::task::JoinHandle<()>) {
+        let (mut client, server) = tokio::io::duplex(16 << 10);
+        let service = axum::Router::new().fallback(async || vec![7_u8; ANSWER_BYTES]);
+        let served = tokio::spawn(serve_stream(server, service, CancellationToken::new()));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        (client, served)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_is_cut_off() {
+        let (mut client, served) = client().await;
+        client.read_exact(&mut [0; 100_000]).await.expect("the beginning of an answer");
+        let begun = Instant::now();
+        served.await.expect("no panic");
+        let took = begun.elapsed();
+        assert!((60..62).contains(&took.as_secs()), "{took:?}");
+    }
+
+    /// Minutes, of an answer that was there at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_gets_all_of_it() {
+        let (mut client, served) = client().await;
+        let (mut read, mut piece) = (0, vec![0; 64 << 10]);
+        while read < ANSWER_BYTES {
+            sleep(Duration::from_secs(50)).await;
+            read += match client.read(&mut piece).await.expect("it stays open") {
+                0 => panic!("cut off after {read} bytes"),
+                more => more,
+            };
+        }
+        // And then it has the time between two requests.
+        let begun = Instant::now();
+        served.await.expect("no panic");
+        assert!((74..77).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
 }

@@ -1,4 +1,4 @@
-//! How long a client may keep a connection without a request.
+//! How long a client may keep a connection without a request, and without reading its answer.
 //!
 //! One timer a connection, and none a request: it is moved only when what is waited for comes earlier than what
 //! it is set to, and looks again when it fires. A connection that works is never interrupted here.
@@ -18,14 +18,23 @@ use tokio::time::{Instant, Sleep};
 
 /// From the first byte of a head to its last.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// From an answer to the first byte of the next head.
+/// From the last byte of an answer to the first byte of the next head.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+/// While an answer waits for its client to read, without a byte that is taken.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What a connection waits for. Its lock is never contended: one task holds the connection.
 pub(super) struct Pace(Mutex<State>);
 
 #[derive(Clone, Copy)]
-enum State {
+struct State {
+    request: Request,
+    /// Since when the client has taken nothing of what there is to write.
+    unread: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+enum Request {
     Idle(Instant),
     Head(Instant),
     Busy,
@@ -33,14 +42,14 @@ enum State {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self(Mutex::new(State::Idle(Instant::now())))
+        Self(Mutex::new(State { request: Request::Idle(Instant::now()), unread: None }))
     }
 }
 
 impl Pace {
     /// A request has come; until the guard is dropped the connection works.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
-        *self.0.lock() = State::Busy;
+        self.0.lock().request = Request::Busy;
         Busy(self.clone())
     }
 
@@ -52,21 +61,39 @@ impl Pace {
     pub(super) fn poll_overdue(&self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let state = *self.0.lock();
-            let due = match state {
-                State::Idle(since) => since + IDLE_TIME_MAX,
-                State::Head(since) => since + HEAD_TIME_MAX,
+            let due = match (state.unread, state.request) {
+                (Some(since), _) => since + UNREAD_TIME_MAX,
+                (None, Request::Idle(since)) => since + IDLE_TIME_MAX,
+                (None, Request::Head(since)) => since + HEAD_TIME_MAX,
                 // Looked at again when the alarm fires, and then set as far ahead.
-                State::Busy => Instant::now() + IDLE_TIME_MAX,
+                (None, Request::Busy) => Instant::now() + IDLE_TIME_MAX,
             };
             if due < alarm.deadline() {
                 alarm.as_mut().reset(due);
             }
             ready!(alarm.as_mut().poll(cx));
             if due <= Instant::now() {
-                tracing::debug!("connection without a request closed");
+                let unread = state.unread.is_some();
+                tracing::debug!(unread, "connection closed: without a request, or its answer is not read");
                 return Poll::Ready(());
             }
             alarm.as_mut().reset(due);
+        }
+    }
+
+    fn note<T>(&self, written: &Poll<io::Result<T>>) {
+        let mut state = self.0.lock();
+        match written {
+            Poll::Pending => {
+                state.unread.get_or_insert_with(Instant::now);
+            }
+            // What was buffered leaves long after the body's end when its client reads slowly.
+            Poll::Ready(_) if state.unread.take().is_some() => {
+                if let Request::Idle(since) = &mut state.request {
+                    *since = Instant::now();
+                }
+            }
+            Poll::Ready(_) => {}
         }
     }
 }
@@ -76,7 +103,7 @@ pub(super) struct Busy(Arc<Pace>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        *self.0.0.lock() = State::Idle(Instant::now());
+        self.0.0.lock().request = Request::Idle(Instant::now());
     }
 }
 
@@ -112,7 +139,7 @@ impl hyper::body::Body for PacedBody {
     }
 }
 
-/// A stream that notes the first byte of a head.
+/// A stream that notes the first byte of a head, and how its client reads.
 pub(super) struct Paced<I> {
     inner: I,
     pace: Arc<Pace>,
@@ -134,8 +161,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
             let mut state = self.pace.0.lock();
-            if let State::Idle(_) = *state {
-                *state = State::Head(Instant::now());
+            if let Request::Idle(_) = state.request {
+                state.request = Request::Head(Instant::now());
             }
         }
         read
@@ -144,7 +171,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.pace.note(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -160,7 +189,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.pace.note(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
