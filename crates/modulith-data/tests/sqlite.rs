@@ -273,6 +273,28 @@ async fn a_full_queue_and_a_passed_deadline_are_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_panicked_takes_no_more_work() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("of a destructor, on the writer's thread");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(&folder.path().join("a.db"));
+    let bomb = Bomb;
+    // Nobody says that it was not done.
+    let outcome = run(&database, move |tx| {
+        let _here = &bomb;
+        insert(1)(tx)
+    });
+    assert!(!matches!(outcome.await, Err(CallFault::NotRun(_))));
+    let (reason, detail) = not_run(run(&database, insert(2)).await);
+    assert!(reason == NotRunReason::Fault && detail.contains("panicked"), "{detail}");
+    assert!(database.broken().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn work_without_a_caller_is_dropped_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
     let database = Arc::new(open(&folder.path().join("a.db")));

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use modulith_core::{Context, Fault};
 use modulith_transport::{Answer, CallFault, NotRun, Peer, Priority, RepeatBudget, Terms, Unknown};
+use tokio::time::timeout_at;
 
 use crate::body::{Gathered, arrived};
 use crate::http::Problem;
@@ -99,12 +100,14 @@ impl Service {
     ) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
         let mut body = Gathered::new(body);
+        let asked_until = context.deadline_or_default();
         let (content, mut body) = match body.is_short() {
             // Waiting for a slow client is cheap here, and what has not been sent has certainly not run.
-            true => match poll_fn(|cx| body.poll_read(cx)).await {
-                Ok(()) => (body.into_whole(), None),
+            true => match timeout_at(asked_until.into(), poll_fn(|cx| body.poll_read(cx))).await {
+                Ok(Ok(())) => (body.into_whole(), None),
                 // The edge knows if it was its length.
-                Err(_) => return Err(body_unreadable()),
+                Ok(Err(_)) => return Err(body_unreadable()),
+                Err(_) => return Err(Problem::deadline()),
             },
             false => {
                 let (content, body) = body.into_stream();
@@ -124,7 +127,7 @@ impl Service {
         drop((head.headers, head.uri, content));
         let payload = Bytes::from(payload);
 
-        let deadline = context.deadline_or_default() + GRACE;
+        let deadline = asked_until + GRACE;
         let mut may_have_run = false;
         for attempt in 1.. {
             if !self.peer.is_connected() {

@@ -38,7 +38,8 @@ impl Control {
         }
     }
 
-    /// Cancelled at SIGTERM, SIGINT or the parent's end. A second signal ends the process at once.
+    /// Cancelled at SIGTERM, SIGINT or the parent's end. A second signal ends the process at once, unless it is a
+    /// supervisor's child.
     pub(crate) fn stop_token(self) -> std::io::Result<CancellationToken> {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -55,7 +56,8 @@ impl Control {
                         _ = interrupt.recv() => 130,
                     };
                     heard += 1;
-                    if heard > 1 {
+                    // A supervisor kills who is late, and tells those once more whom a signal to all of them has told.
+                    if heard > 1 && !self.controlled {
                         std::process::exit(code);
                     }
                     stop.cancel();

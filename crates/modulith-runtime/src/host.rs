@@ -16,7 +16,7 @@ use modulith_core::{CallFault, Client, ContractModel, PlanModel};
 use modulith_data::ModuleCode;
 use modulith_data::participant::Participant;
 use modulith_data::saga::Modules;
-use modulith_data::sqlite::{Database, OpenError, WriterLimits};
+use modulith_data::sqlite::{Database, OpenError, WriterLimits, may_pass};
 use modulith_gateway::http::{Problem, finish};
 use modulith_gateway::{
     AccessToken, Backend, Caller, Edge, KeyError, Limits, Merged, Pressure, RouteProblem, RouteTable,
@@ -82,13 +82,14 @@ pub enum StartError {
 impl StartError {
     /// Whether starting again cannot help, since what is wrong is written somewhere.
     pub(crate) fn is_configuration(&self) -> bool {
-        !matches!(
-            self,
-            StartError::Open(OpenError::InUse { .. } | OpenError::BeingRead { .. })
-                | StartError::Broken(_)
-                | StartError::Call(_)
-                | StartError::Listen { .. }
-        )
+        match self {
+            StartError::Open(error) => !error.may_pass(),
+            StartError::Folder { error, .. }
+            | StartError::Key(KeyError::Io { source: error, .. })
+            | StartError::Placement(PlacementError::Io { error, .. }) => !may_pass(error),
+            StartError::Broken(_) | StartError::Call(_) | StartError::Listen { .. } => false,
+            _ => true,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use modulith_core::{
     NotRun, NotRunReason, Origin, Outcome, Queried, QueryFn, Ran, ServedMethod, Snapshot, StepKey, Unknown,
     UnknownReason, crash_point,
 };
-use modulith_data::inbox::{self, CommandEnd, Known};
+use modulith_data::inbox::{self, CommandEnd, Known, body_hash};
 use modulith_data::participant::{Participant, effect_of};
 use modulith_data::saga::Modules;
 use modulith_data::sqlite::Database;
@@ -60,8 +60,26 @@ impl ProcessKeys {
 
 /// A client's key for one method: the same name at two methods is two keys.
 pub(crate) fn client_step_key(key: &ClientKey, contract: &str, method: &str) -> StepKey {
+    digested(&[&key.name, contract.as_bytes(), b".", method.as_bytes()])
+}
+
+/// The key that an effect shows its provider: a new one, but within another effect the same whenever it asks the same, since
+/// that one is attempted again under its own key.
+pub(crate) fn effect_key(
+    context: &Context,
+    keys: &ProcessKeys,
+    contract: &str,
+    method: &str,
+    request: &[u8],
+) -> StepKey {
+    let Some(outer) = &context.key else { return keys.next() };
+    let (outer, hash) = (outer.to_string(), body_hash(request));
+    digested(&[outer.as_bytes(), b".", contract.as_bytes(), b".", method.as_bytes(), b".", &hash])
+}
+
+fn digested(parts: &[&[u8]]) -> StepKey {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for part in [&key.name[..], contract.as_bytes(), b".", method.as_bytes()] {
+    for part in parts {
         context.update(part);
     }
     let digest = context.finish();
@@ -296,7 +314,12 @@ impl LocalCalls for LocalLink {
             return Box::pin(std::future::ready(Err(too_late())));
         }
         let link = Self { hosted: self.hosted.clone(), module: self.module.clone(), contract: self.contract };
+        let deadline = Context::current().deadline;
         let work = move || {
+            // It may have waited for its thread.
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(too_late());
+            }
             let served = link.method(method);
             let Handler::Query { run, .. } = &served.handler else {
                 return Err(not_a(link.contract_name(), served.name, "query"));
@@ -352,13 +375,55 @@ impl LocalCalls for LocalLink {
         if Context::is_late() {
             return Box::pin(std::future::ready(EffectRan::NotRun(too_late())));
         }
-        let context = Context { key: Some(self.hosted.keys.next()), ..Context::current() };
-        match effect_of(self.method(method), self.contract_name()) {
-            Ok((run, _)) => {
-                let hosted = self.hosted.clone();
+        let (hosted, context) = (self.hosted.clone(), Context::current());
+        let served = self.method(method);
+        let keyed = || -> Result<_, NotRun> {
+            let run = effect_of(served, self.contract_name())?.0;
+            let request = match context.key {
+                Some(_) => (served.codec.encode_request)(request.as_ref())?,
+                None => Vec::new(),
+            };
+            let key = effect_key(&context, &hosted.keys, self.contract_name(), served.name, &request);
+            Ok((run, key))
+        };
+        match keyed() {
+            Ok((run, key)) => {
+                let context = Context { key: Some(key), ..context };
                 Box::pin(async move { hosted.participant.world().attempt(run, context, request).await })
             }
             Err(not_run) => Box::pin(std::future::ready(EffectRan::NotRun(not_run))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_effect_that_is_attempted_again_asks_under_the_same_keys() {
+        let keys = ProcessKeys::new();
+        let alone = Context::background("test");
+        let key = |context: &Context, method: &str, request: &[u8]| {
+            effect_key(context, &keys, "bank", method, request)
+        };
+        assert_ne!(key(&alone, "charge", b"1"), key(&alone, "charge", b"1"), "each is asked for itself");
+
+        let [outer, other] =
+            [keys.next(), keys.next()].map(|key| Context { key: Some(key), ..Context::background("test") });
+        let first = key(&outer, "charge", b"1");
+        assert_eq!(key(&outer, "charge", b"1"), first);
+        for another in [
+            key(&outer, "charge", b"2"),
+            key(&outer, "refund", b"1"),
+            key(&other, "charge", b"1"),
+            key(
+                &Context { key: outer.key.map(StepKey::undo), ..Context::background("test") },
+                "charge",
+                b"1",
+            ),
+        ] {
+            assert_ne!(another, first);
         }
     }
 }

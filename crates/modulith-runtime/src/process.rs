@@ -18,6 +18,7 @@ use modulith_gateway::{
 };
 use modulith_transport::{Hello, HttpTask, Token, operating_system};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
@@ -33,6 +34,8 @@ use crate::topology::{GATEWAY, Topology};
 
 /// How long the gateway waits for a service's word about its health.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long what they said is told to others.
+const HEALTH_KEPT: Duration = Duration::from_millis(100);
 
 /// What the gateway reads of a service's metrics: 8 MiB, some 5,000 methods.
 const METRICS_BYTES_MAX: usize = 8 << 20;
@@ -247,8 +250,19 @@ pub(crate) async fn gateway(
     let readyz = Router::new().route(
         "/readyz",
         get({
-            let doors = doors.clone();
-            move || async move { readiness(doors.missing().await) }
+            let (doors, last) = (doors.clone(), Arc::new(Mutex::new(None::<(Instant, Vec<String>)>)));
+            // Anybody may ask, as often as he wants: the services are asked once for all who ask meanwhile.
+            move || async move {
+                let mut last = last.lock().await;
+                let missing = match last.take() {
+                    Some(kept) if kept.0.elapsed() < HEALTH_KEPT => kept,
+                    _ => {
+                        let missing = doors.missing().await;
+                        (Instant::now(), missing)
+                    }
+                };
+                readiness(last.insert(missing).1.clone())
+            }
         }),
     );
     let sagas = Router::new().route(

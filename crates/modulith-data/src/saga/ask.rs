@@ -66,6 +66,11 @@ impl Ask {
         }
     }
 
+    /// Whether it is about an effect, which asks the outside world.
+    pub fn goes_outside(&self) -> bool {
+        matches!(self, Ask::Effect { .. } | Ask::Undo { by_key: true, .. })
+    }
+
     /// The contract it names; a run names those of its plan's steps.
     pub fn contract(&self) -> Option<&str> {
         match self {

@@ -39,7 +39,42 @@ pub enum OpenError {
     Io { path: PathBuf, error: std::io::Error },
 }
 
+/// Whether an error of the operating system may be gone at the next attempt: a full disk or too many open files, unlike a path
+/// or a permission that is wrong.
+pub fn may_pass(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::*;
+    !matches!(
+        error.kind(),
+        NotFound
+            | PermissionDenied
+            | ReadOnlyFilesystem
+            | NotADirectory
+            | IsADirectory
+            | InvalidInput
+            | InvalidFilename
+    )
+}
+
 impl OpenError {
+    /// Whether the next attempt may succeed though nobody changes anything.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::InUse { .. } | Self::BeingRead { .. } => true,
+            Self::Io { error, .. } => may_pass(error),
+            Self::Sqlite { error, .. } => matches!(
+                error.sqlite_error_code(),
+                Some(
+                    ErrorCode::DatabaseBusy
+                        | ErrorCode::DatabaseLocked
+                        | ErrorCode::DiskFull
+                        | ErrorCode::OutOfMemory
+                        | ErrorCode::SystemIoFailure
+                )
+            ),
+            _ => false,
+        }
+    }
+
     pub(super) fn of(path: &Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         if is_damage(&error) {
@@ -69,5 +104,40 @@ pub(super) fn described(connection: &Connection, error: &rusqlite::Error) -> Str
         damage(&connection.path().unwrap_or("the database"), error)
     } else {
         error.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_may_pass_and_a_wrong_path_does_not() {
+        let io = |kind: io::ErrorKind| OpenError::Io { path: "a.db".into(), error: kind.into() };
+        let sqlite = |code| {
+            OpenError::of(Path::new("a.db"), rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+        };
+        for passes in [
+            io(io::ErrorKind::StorageFull),
+            OpenError::Io { path: "a.db".into(), error: io::Error::from_raw_os_error(24) },
+            sqlite(ffi::SQLITE_FULL),
+            sqlite(ffi::SQLITE_BUSY),
+            sqlite(ffi::SQLITE_IOERR_FSYNC),
+        ] {
+            assert!(passes.may_pass(), "{passes}");
+        }
+        for stays in [
+            io(io::ErrorKind::PermissionDenied),
+            io(io::ErrorKind::NotFound),
+            sqlite(ffi::SQLITE_READONLY),
+            sqlite(ffi::SQLITE_CANTOPEN),
+            sqlite(ffi::SQLITE_CORRUPT),
+        ] {
+            assert!(!stays.may_pass(), "{stays}");
+        }
     }
 }

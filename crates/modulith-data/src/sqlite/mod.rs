@@ -15,7 +15,7 @@ mod statements;
 mod work;
 mod writer;
 
-pub use error::OpenError;
+pub use error::{OpenError, may_pass};
 pub use file::{Database, Identity};
 pub use memory::{InMemory, Pending};
 pub use writer::{WriterLimits, WriterSeen};

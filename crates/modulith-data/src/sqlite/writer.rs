@@ -8,6 +8,7 @@
 //! opened again, so until then nobody may be told that they are there or that they are not.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -337,7 +338,12 @@ pub(super) fn run(connection: Connection, guard: &Guard, queue: &Queue) {
         if !batch.is_empty() {
             queue.batches.fetch_add(1, Ordering::Relaxed);
             queue.work.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            commit(&prepared, guard, queue, &mut batch, &mut careful);
+            let committed = AssertUnwindSafe(|| commit(&prepared, guard, queue, &mut batch, &mut careful));
+            // Modules' code is caught where it runs. Without its thread the queue would take work for ever.
+            if catch_unwind(committed).is_err() {
+                queue.fail("the writer panicked, so what it wrote last may or may not be there");
+                return;
+            }
         }
     }
 }

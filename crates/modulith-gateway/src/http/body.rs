@@ -5,6 +5,8 @@
 //! (400, with line and column), JSON of another shape (422, with the field).
 
 use axum::body::Body;
+use std::borrow::Cow;
+
 use axum::extract::{FromRequest, MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -126,7 +128,12 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
                 Some(Principal::Admin) => "\0admin".into(),
                 None => "".into(),
             };
-            ClientKey::new(&principal, &route(&parts.method, path), key, &bytes)
+            let asked = match parts.uri.path() {
+                same if same == path => Cow::Borrowed(&bytes[..]),
+                // What its parameters say is part of what is asked.
+                other => [other.as_bytes(), b"\n", &bytes].concat().into(),
+            };
+            ClientKey::new(&principal, &route(&parts.method, path), key, &asked)
         });
         Ok(Self { key, bytes })
     }
@@ -209,5 +216,41 @@ impl From<JsonError> for Problem {
             }
             JsonError::Invalid { field, reason } => Problem::invalid([(field, reason)]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::post;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// The same key for another path is the same key with another request, which is refused where it is kept.
+    #[tokio::test]
+    async fn a_key_stands_for_the_whole_request() {
+        let router = || {
+            let key = async |keyed: Keyed<()>| format!("{:?} {:?}", keyed.key.name, keyed.key.body);
+            Router::new().route("/orders", post(key)).route("/things/{id}/close", post(key))
+        };
+        let key = async |target: &str| {
+            let request = Request::post(target)
+                .header(CONTENT_TYPE, "application/json")
+                .header(IDEMPOTENCY_KEY, "k")
+                .body(axum::body::Body::from("null"))
+                .expect("well formed");
+            let answer = router().oneshot(request).await.expect("it answers");
+            assert_eq!(answer.status(), StatusCode::OK);
+            let text = axum::body::to_bytes(answer.into_body(), 4096).await.expect("short");
+            String::from_utf8(text.to_vec()).expect("text")
+        };
+        let first = key("/things/1/close").await;
+        assert_eq!(key("/things/1/close").await, first);
+        let other = key("/things/2/close").await;
+        assert_ne!(other, first);
+        assert_eq!(other.split(']').next(), first.split(']').next(), "its name is the same, so it is met");
+        let plain = ClientKey::new("", "POST /orders", "k", b"null");
+        assert_eq!(key("/orders").await, format!("{:?} {:?}", plain.name, plain.body));
     }
 }

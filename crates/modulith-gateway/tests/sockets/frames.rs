@@ -229,6 +229,11 @@ async fn a_service_that_does_not_answer_is_504() {
     for _ in 0..2 {
         drops.recv().await.unwrap();
     }
+
+    // Of a body that does not come nothing was sent.
+    let slow = "POST /orders HTTP/1.1\nrequest-timeout-ms: 20\ncontent-length: 10";
+    let reply = ask(gateway, slow, "1").await;
+    assert_eq!((reply.status, &*reply.problem()), (504, "deadline-exceeded"));
 }
 
 #[tokio::test]

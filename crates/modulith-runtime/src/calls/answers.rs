@@ -69,9 +69,11 @@ impl Answers {
             let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
             let seen = Seen { span, meter: meters.ask(&asked.ask).clone(), started };
             let (hosted, context) = (self.hosted.clone(), context(head, call));
-            return Ok(later(seen, async move {
+            let goes_outside = asked.ask.goes_outside();
+            let answer = async move {
                 hosted.participant.answer(asked, context).await.map_or_else(Told::from, Told::Saga)
-            }));
+            };
+            return Ok(if goes_outside { outside(seen, answer) } else { later(seen, answer) });
         }
         if !neighbour.needs(head.contract) {
             return Err(undeclared(&call.peer, head.contract));
@@ -108,15 +110,9 @@ impl Answers {
                 })
             }
             Ask::Effect => {
-                let context = context(head, call);
-                // What it says about overload is said of the outside world, not of this service.
-                let span = seen.span.clone();
-                let answer = async move {
-                    let told = hosted.call_effect(found, request, context).await;
-                    seen.count(&told);
-                    told_bytes(told).map(Into::into)
-                };
-                Handled::Later(Box::pin(answer.instrument(span)))
+                let key = head.keyed.as_ref().map(|keyed| keyed.key);
+                let context = Context { key, ..context(head, call) };
+                outside(seen, async move { hosted.call_effect(found, request, context).await })
             }
             Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
@@ -209,6 +205,17 @@ fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Han
             }
             told => told_bytes(told).map(Into::into),
         }
+    };
+    Handled::Later(Box::pin(answer.instrument(span)))
+}
+
+/// As [`later`], of an effect: what it says about overload is said of the outside world, not of this service.
+fn outside(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
+    let span = seen.span.clone();
+    let answer = async move {
+        let told = answer.await;
+        seen.count(&told);
+        told_bytes(told).map(Into::into)
     };
     Handled::Later(Box::pin(answer.instrument(span)))
 }

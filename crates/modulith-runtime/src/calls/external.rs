@@ -30,7 +30,7 @@ use tracing::Instrument;
 
 use super::link::repeated;
 use super::peers::fault_of;
-use crate::hosted::{ProcessKeys, client_step_key};
+use crate::hosted::{ProcessKeys, client_step_key, effect_key};
 use crate::metrics::{ContractMeters, Ended, PeerMeters};
 use crate::spans;
 use crate::topology::{ExternalSection, Topology};
@@ -156,7 +156,9 @@ impl RemoteCalls for ExternalLink {
             let key = match (call.kind, &call.key) {
                 (Kind::Query, _) => None,
                 (Kind::Effect, Some(key)) => Some(client_step_key(key, call.contract, call.method)),
-                (Kind::Effect, None) => Some(self.keys.next()),
+                (Kind::Effect, None) => {
+                    Some(effect_key(&context, &self.keys, call.contract, call.method, &encoded))
+                }
                 // `check` refuses a contract that has one.
                 (Kind::Command, _) => {
                     let detail = format!("external {} has no inbox for a command", self.service.name);
@@ -206,6 +208,9 @@ impl External {
         body: Bytes,
         deadline: Instant,
     ) -> Result<Outcome, CallFault> {
+        if left_ms(deadline) == 0 {
+            return Err(self.not_run(NotRunReason::Deadline, "no time is left").into());
+        }
         let leave = self.circuit.enter(Instant::now(), Priority::Ordinary);
         let leave = leave.map_err(|barred| fault_of(&self.name, barred.into()))?;
         let result = self.attempt(call, context, key, body, deadline).await;
@@ -231,16 +236,12 @@ impl External {
         body: Bytes,
         deadline: Instant,
     ) -> Result<Outcome, CallFault> {
-        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
-        if left_ms == 0 {
-            return Err(self.not_run(NotRunReason::Deadline, "no time is left").into());
-        }
         let _place = self.in_flight.try_acquire().map_err(|_| {
             self.not_run(NotRunReason::Overloaded, format!("{IN_FLIGHT_MAX} calls are in flight"))
         })?;
         let mut request = Request::post(format!("{}{CALL}/{}/{}", self.url, call.contract, call.method))
             .header(CONTENT_TYPE, "application/json")
-            .header(REQUEST_TIMEOUT_MS, left_ms);
+            .header(REQUEST_TIMEOUT_MS, left_ms(deadline).max(1));
         if !context.request_id.is_empty() {
             request = request.header("x-request-id", &*context.request_id);
         }
@@ -374,9 +375,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+fn left_ms(deadline: Instant) -> u64 {
+    deadline.saturating_duration_since(Instant::now()).as_millis() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use modulith_core::Never;
+    use modulith_transport::BreakerState;
 
     use super::*;
 
@@ -408,6 +414,22 @@ mod tests {
             }
             Err(CallFault::Unknown(fault)) => format!("unknown: {:?}", fault.reason),
         }
+    }
+
+    /// What there was no time for says nothing about the service.
+    #[tokio::test]
+    async fn calls_without_time_open_no_breaker() {
+        let external = external();
+        let json = JsonCodec::of::<(), u32, Never>();
+        let call = RemoteCall { contract: "related", method: "of", kind: Kind::Query, key: None, json };
+        let context = Context::background("test");
+        for _ in 0..40 {
+            let asked = external.guarded(&call, &context, None, Bytes::new(), Instant::now());
+            assert!(
+                matches!(asked.await, Err(CallFault::NotRun(late)) if late.reason == NotRunReason::Deadline)
+            );
+        }
+        assert_eq!(external.snapshot().breaker, BreakerState::Closed);
     }
 
     #[test]

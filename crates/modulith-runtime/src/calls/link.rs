@@ -17,7 +17,7 @@ use tracing::{Instrument, Span};
 
 use super::peers::Peers;
 use super::wire::{Ask, Asker, Head, Keyed, Told};
-use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key};
+use crate::hosted::{AUTOMATIC_KEYS_KEPT_MS, CLIENT_KEYS_KEPT_MS, ProcessKeys, client_step_key, effect_key};
 use crate::metrics::{ContractMeters, Ended, Metrics};
 use crate::spans;
 
@@ -157,17 +157,17 @@ impl RemoteLink {
     }
 
     /// Under which key the callee runs it.
-    fn keyed(&self, call: &RemoteCall, request: &[u8]) -> Keyed {
-        match &call.key {
-            Some(key) => Keyed {
-                key: client_step_key(key, call.contract, call.method),
-                hash: key.body_hash(),
-                kept_ms: CLIENT_KEYS_KEPT_MS,
-            },
-            None => {
-                Keyed { key: self.keys.next(), hash: body_hash(request), kept_ms: AUTOMATIC_KEYS_KEPT_MS }
+    fn keyed(&self, call: &RemoteCall, context: &Context, request: &[u8]) -> Keyed {
+        let RemoteCall { contract, method, .. } = *call;
+        let key = match (call.kind, &call.key) {
+            (Kind::Command, Some(key)) => {
+                let (key, hash) = (client_step_key(key, contract, method), key.body_hash());
+                return Keyed { key, hash, kept_ms: CLIENT_KEYS_KEPT_MS };
             }
-        }
+            (Kind::Effect, _) => effect_key(context, &self.keys, contract, method, request),
+            _ => self.keys.next(),
+        };
+        Keyed { key, hash: body_hash(request), kept_ms: AUTOMATIC_KEYS_KEPT_MS }
     }
 
     fn payload(
@@ -186,15 +186,18 @@ impl RemoteLink {
             keyed: None,
             trace,
         };
-        if call.kind == Kind::Command {
+        head.ask = match call.kind {
+            Kind::Query => Ask::Query,
+            Kind::Command => Ask::Command,
+            Kind::Effect => Ask::Effect,
+        };
+        // The callee makes the key of an effect that is not within another.
+        if call.kind == Kind::Command || (call.kind == Kind::Effect && context.key.is_some()) {
             // Its hash stands before it.
             let mut body = Vec::new();
             request.encode_onto(&mut body)?;
-            head = Head { ask: Ask::Command, keyed: Some(self.keyed(call, &body)), ..head };
+            head.keyed = Some(self.keyed(call, context, &body));
             return head.with_body(&body);
-        }
-        if call.kind == Kind::Effect {
-            head.ask = Ask::Effect;
         }
         let mut out = head.with_body(&[])?;
         request.encode_onto(&mut out)?;
