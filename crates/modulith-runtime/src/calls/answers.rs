@@ -69,11 +69,10 @@ impl Answers {
             let span = spans::answer(head.trace.as_ref(), head.request_id, contract, asked.ask.name());
             let seen = Seen { span, meter: meters.ask(&asked.ask).clone(), started };
             let (hosted, context) = (self.hosted.clone(), context(head, call));
-            let goes_outside = asked.ask.goes_outside();
-            let answer = async move {
+            let of = if asked.ask.goes_outside() { Of::TheOutsideWorld } else { Of::ThisService };
+            return Ok(later(seen, of, async move {
                 hosted.participant.answer(asked, context).await.map_or_else(Told::from, Told::Saga)
-            };
-            return Ok(if goes_outside { outside(seen, answer) } else { later(seen, answer) });
+            }));
         }
         if !neighbour.needs(head.contract) {
             return Err(undeclared(&call.peer, head.contract));
@@ -100,19 +99,25 @@ impl Answers {
                 let deadline = call.deadline;
                 let method = method.clone();
                 let took = move |time| method.pace.took(time);
-                later(seen, async move { hosted.heavy_query(deadline, found, request, took).await })
+                later(seen, Of::ThisService, async move {
+                    hosted.heavy_query(deadline, found, request, took).await
+                })
             }
             Ask::Command => {
                 let keyed = head.keyed.ok_or("a command without a key")?;
                 let deadline = call.deadline;
-                later(seen, async move {
+                later(seen, Of::ThisService, async move {
                     hosted.command(deadline, found, keyed, request).await.unwrap_or_else(Told::from)
                 })
             }
             Ask::Effect => {
                 let key = head.keyed.as_ref().map(|keyed| keyed.key);
                 let context = Context { key, ..context(head, call) };
-                outside(seen, async move { hosted.call_effect(found, request, context).await })
+                later(
+                    seen,
+                    Of::TheOutsideWorld,
+                    async move { hosted.call_effect(found, request, context).await },
+                )
             }
             Ask::Saga | Ask::Http => unreachable!("answered above"),
         })
@@ -192,30 +197,28 @@ fn count(meter: &CallMeter, span: &Span, started: Instant, told: &Told) -> Insta
     now
 }
 
+/// Whose overload it is that an answer tells of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    ThisService,
+    TheOutsideWorld,
+}
+
 /// A caller that leaves drops the future: then nobody learns an outcome, and none is counted.
-fn later(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
+fn later(seen: Seen, of: Of, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
     let span = seen.span.clone();
     let answer = async move {
         let told = answer.await;
         seen.count(&told);
         match told {
             // In the transport's own words, so that the caller's side of the connection hears it too.
-            Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms }) => {
+            Told::NotRun(NotRun { reason: NotRunReason::Overloaded, detail, retry_after_ms })
+                if of == Of::ThisService =>
+            {
                 Err(Rejection { reason: detail, retry_after_ms })
             }
             told => told_bytes(told).map(Into::into),
         }
-    };
-    Handled::Later(Box::pin(answer.instrument(span)))
-}
-
-/// As [`later`], of an effect: what it says about overload is said of the outside world, not of this service.
-fn outside(seen: Seen, answer: impl Future<Output = Told> + Send + 'static) -> Handled {
-    let span = seen.span.clone();
-    let answer = async move {
-        let told = answer.await;
-        seen.count(&told);
-        told_bytes(told).map(Into::into)
     };
     Handled::Later(Box::pin(answer.instrument(span)))
 }
@@ -242,6 +245,33 @@ impl From<CallFault> for Told {
         match fault {
             CallFault::NotRun(not_run) => Told::NotRun(not_run),
             CallFault::Unknown(unknown) => Told::Unknown(unknown),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use modulith_data::saga::Ask as SagaAsk;
+
+    use super::*;
+
+    /// Only what this service says of itself makes its callers send it less.
+    #[tokio::test]
+    async fn a_providers_overload_is_not_ours() {
+        let effect = SagaAsk::Effect {
+            contract: "bank".to_owned(),
+            method: "charge".to_owned(),
+            step: 0,
+            request: Vec::new(),
+        };
+        assert!(effect.goes_outside());
+        for of in [Of::ThisService, Of::TheOutsideWorld] {
+            let seen = Seen { span: Span::none(), meter: Arc::default(), started: Instant::now() };
+            let full = NotRun::new(NotRunReason::Overloaded, "full").retry_after_ms(5);
+            let Handled::Later(answer) = later(seen, of, std::future::ready(Told::NotRun(full))) else {
+                panic!("it is answered later");
+            };
+            assert_eq!(answer.await.is_err(), of == Of::ThisService);
         }
     }
 }

@@ -178,18 +178,17 @@ impl RemoteLink {
         trace: Option<Trace>,
     ) -> Result<Vec<u8>, Fault> {
         let mut head = Head {
-            ask: Ask::Query,
+            ask: match call.kind {
+                Kind::Query => Ask::Query,
+                Kind::Command => Ask::Command,
+                Kind::Effect => Ask::Effect,
+            },
             contract: call.contract,
             method: call.method,
             request_id: &context.request_id,
             principal: context.principal.as_ref().map(Asker::from),
             keyed: None,
             trace,
-        };
-        head.ask = match call.kind {
-            Kind::Query => Ask::Query,
-            Kind::Command => Ask::Command,
-            Kind::Effect => Ask::Effect,
         };
         // The callee makes the key of an effect that is not within another.
         if call.kind == Kind::Command || (call.kind == Kind::Effect && context.key.is_some()) {
