@@ -416,6 +416,40 @@ mod tests {
         }
     }
 
+    /// The program answers with the key that it was shown.
+    #[tokio::test]
+    async fn an_effect_that_is_attempted_again_shows_the_same_key() {
+        let shown = async |headers: HeaderMap| {
+            let key = headers["idempotency-key"].to_str().expect("ASCII");
+            ([(CONTENT_TYPE, "application/json")], format!("\"{key}\""))
+        };
+        let program = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", program.local_addr().expect("a bound address"));
+        tokio::spawn(async move { axum::serve(program, axum::Router::new().fallback(shown)).await });
+
+        let bank = ContractModel { name: "bank", version: 1, methods: Vec::new() };
+        let meters = PeerMeters::new("r".to_owned(), [&bank]);
+        let link = ExternalLink {
+            meters: meters.calls.contract("bank").expect("it is served").clone(),
+            service: Arc::new(External { url, meters, ..external() }),
+            keys: Arc::new(ProcessKeys::new()),
+        };
+        let attempt = async |key: Option<StepKey>, amount: u32| {
+            let json = JsonCodec::of::<u32, String, Never>();
+            let call = RemoteCall { contract: "bank", method: "charge", kind: Kind::Effect, key: None, json };
+            let within = Context { key, ..Context::background("test") };
+            match within.scope(async { link.call(call, &amount).await }).await {
+                Ok(Outcome::Done(key)) => key,
+                other => panic!("{other:?}"),
+            }
+        };
+        let outer = Some(link.keys.next());
+        let first = attempt(outer, 1).await;
+        assert_eq!(attempt(outer, 1).await, first);
+        assert_ne!(attempt(outer, 2).await, first);
+        assert_ne!(attempt(None, 1).await, attempt(None, 1).await);
+    }
+
     /// What there was no time for says nothing about the service.
     #[tokio::test]
     async fn calls_without_time_open_no_breaker() {
