@@ -20,7 +20,8 @@ use tokio::time::{Instant, Sleep};
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// From the last byte of an answer to the first byte of the next head.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
-/// While an answer waits for its client to read, without a byte that is taken.
+/// Between two writes of an answer whose client is slow to read, as nginx's `send_timeout`. A client that reads is seen when the
+/// kernel has room again, which on Linux is when a third of its buffer was taken.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What a connection waits for. Its lock is never contended: one task holds the connection.
@@ -73,8 +74,8 @@ impl Pace {
             }
             ready!(alarm.as_mut().poll(cx));
             if due <= Instant::now() {
-                let unread = state.unread.is_some();
-                tracing::debug!(unread, "connection closed: without a request, or its answer is not read");
+                let why = if state.unread.is_some() { "its answer is not read" } else { "no request" };
+                tracing::debug!(why, "connection closed");
                 return Poll::Ready(());
             }
             alarm.as_mut().reset(due);
