@@ -1,11 +1,12 @@
 //! What an engine offers to the participant and the coordinator inside one transaction.
 
+use std::cell::RefMut;
 use std::sync::{Arc, Weak};
 
 use modulith_core::{AnyBox, Fault, FaultKind, Served, ServedMethod, Statements, Tx};
 use parking_lot::Mutex;
 
-use crate::inbox::InboxSql;
+use crate::inbox::{InboxSql, Recent};
 
 /// One piece of work on a database: its statements become durable together or not at all.
 ///
@@ -17,6 +18,8 @@ pub trait Session: Statements {
     fn rollback(&mut self) -> Result<(), Fault>;
     fn now_ms(&self) -> i64;
     fn statements(&mut self) -> &mut dyn Statements;
+    /// What the writer knows of its inboxes without reading them.
+    fn recent(&mut self) -> RefMut<'_, Recent>;
     /// Calls `hook` once it is known whether this work stands: with `true` after the sync of its commit, with
     /// `false` when it was rolled back. After a commit that may or may not stand it is dropped uncalled.
     fn on_end(&mut self, hook: Box<dyn FnOnce(bool) + Send>);

@@ -146,6 +146,24 @@ async fn a_key_stands_for_one_request_and_one_answer() {
     assert_eq!(pot_and_notes(&database), (6, 0));
 }
 
+/// A writer remembers which keys it has written, and no longer than nobody else writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_another_connection_wrote_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(&folder);
+    assert_eq!(take(&database, saga(&database, 1).key(0), 4).await.unwrap(), "done");
+    let other = rusqlite::Connection::open(folder.path().join("a.db")).unwrap();
+    let copied = other.execute(
+        "INSERT INTO pot__inbox (src, seq, step, dir, origin, method, body_hash, state, answer, attempts, first_at)
+         SELECT src, 2, step, dir, origin, method, body_hash, state, answer, attempts, first_at FROM pot__inbox",
+        (),
+    );
+    assert_eq!(copied, Ok(1));
+    assert_eq!(take(&database, saga(&database, 2).key(0), 4).await.unwrap(), "stored 4");
+    assert_eq!(take(&database, saga(&database, 3).key(0), 4).await.unwrap(), "done");
+    assert_eq!(pot_and_notes(&database), (2, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seal_and_a_done_step_exclude_each_other() {
     let folder = tempfile::tempdir().unwrap();

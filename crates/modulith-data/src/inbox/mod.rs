@@ -7,17 +7,19 @@ use std::any::Any;
 
 use modulith_core::{
     AnyBox, Columns, Fault, FaultKind, FromRow, Origin, Outcome, Params, Protection, Ran, RefusalRecord,
-    ServedMethod, StepKey, Value, decode, encode,
+    ServedMethod, Snapshot, StepKey, Value, decode, encode,
 };
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
 mod effect;
 mod look;
+mod recent;
 mod water;
 
 pub use effect::{EffectStart, begin_effect, end_effect, forget_effect, forget_looked_up};
 pub use look::{InboxRow, StepRows, look};
+pub use recent::Recent;
 pub use water::{LowWater, OPEN_BELOW_MAX, raise};
 
 use crate::session::{ModuleCode, Session};
@@ -46,6 +48,7 @@ pub(crate) struct InboxSql {
     attempt: String,
     forget: String,
     forget_since: String,
+    highest: String,
     prune: String,
     water: water::WaterSql,
 }
@@ -72,6 +75,7 @@ impl InboxSql {
             forget_since: format!(
                 "DELETE FROM {module}__inbox WHERE {key} AND state = 0 AND first_at = $6"
             ),
+            highest: format!("SELECT max(seq) FROM {module}__inbox WHERE src = $1"),
             prune: format!(
                 "DELETE FROM {module}__inbox WHERE (src, seq, step, dir, origin) IN
                  (SELECT src, seq, step, dir, origin FROM {module}__inbox WHERE expires_at < $1 LIMIT {PRUNED_AT_ONCE})"
@@ -170,7 +174,14 @@ impl NewRow<'_> {
     }
 }
 
-fn insert(session: &mut dyn Session, sql: &str, key: &StepKey, row: &NewRow<'_>) -> Result<bool, Fault> {
+fn insert(
+    session: &mut dyn Session,
+    module: &ModuleCode,
+    sql: &str,
+    key: &StepKey,
+    row: &NewRow<'_>,
+) -> Result<bool, Fault> {
+    session.recent().written(&module.name, key);
     let now_ms = session.now_ms();
     let more = [
         Value::Text(row.method),
@@ -202,15 +213,32 @@ fn claim(
     row: &NewRow<'_>,
 ) -> Result<Claimed, Fault> {
     let marked = key.origin == Origin::Saga && Protection::LowWater.is_on();
-    if marked && !water::lets_run(session, module, key)? {
+    if marked && !water::stored(session, module, key.src)?.lets_run(key.seq) {
         return Ok(find(session, module, key)?.map_or(Claimed::Expired, Claimed::Met));
     }
-    if insert(session, &module.inbox.claim, key, row)? {
+    if insert(session, module, &module.inbox.claim, key, row)? {
         return Ok(Claimed::New);
     }
     let met = find(session, module, key)?;
     met.map(Claimed::Met)
         .ok_or_else(|| Fault::new(FaultKind::Statement, "an inbox key is neither new nor there"))
+}
+
+/// Whether a saga's key certainly has no row, and its saga has not ended. Only what was never written is new, so that a
+/// repeat is always claimed.
+fn is_new(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<bool, Fault> {
+    if key.origin != Origin::Saga {
+        return Ok(false);
+    }
+    if let Some(is_new) = session.recent().is_new(&module.name, key) {
+        return Ok(is_new);
+    }
+    let now_ms = session.now_ms();
+    let highest = Snapshot::new(session.statements(), now_ms).row(&module.inbox.highest, (key.src,))?;
+    let until = highest.and_then(|(seq,): (Option<i64>,)| seq).unwrap_or(i64::MIN);
+    let water = water::stored(session, module, key.src)?;
+    session.recent().learn(&module.name, key.src, until, water);
+    Ok(session.recent().is_new(&module.name, key).unwrap_or(false))
 }
 
 /// How a command under a key ended.
@@ -232,7 +260,7 @@ pub enum CommandEnd {
 /// Who may know a key, which decides what is written under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
-    /// Others: the row is claimed before the command runs.
+    /// Others: unless it [certainly has none](Recent), the row is claimed before the command runs.
     ToOthers,
     /// Nobody yet, since it was made in this very transaction: the row is written once, with the answer.
     ToNobodyYet,
@@ -269,7 +297,9 @@ pub fn command(
         answer,
         expires_at: keyed.expires_at,
     };
-    let claims = keyed.known == Known::ToOthers && Protection::ClaimFirst.is_on();
+    let claims = keyed.known == Known::ToOthers
+        && Protection::ClaimFirst.is_on()
+        && !is_new(session, module, &keyed.key)?;
     if claims {
         match claim(session, module, &keyed.key, &row(RowState::Started, None))? {
             Claimed::New => {}
@@ -284,7 +314,13 @@ pub fn command(
             if claims {
                 finish(session, module, &keyed.key, RowState::Done, &stored)?;
             } else if keyed.known != Known::ToNobodyEver {
-                insert(session, &module.inbox.insert, &keyed.key, &row(RowState::Done, Some(&stored)))?;
+                insert(
+                    session,
+                    module,
+                    &module.inbox.insert,
+                    &keyed.key,
+                    &row(RowState::Done, Some(&stored)),
+                )?;
             }
             Ok(CommandEnd::Done { answer, stored })
         }
@@ -348,7 +384,7 @@ pub(crate) fn store_refusal(
         answer: Some(&answer),
         expires_at: keyed.expires_at,
     };
-    insert(session, &module.inbox.insert, &keyed.key, &row).map(drop)
+    insert(session, module, &module.inbox.insert, &keyed.key, &row).map(drop)
 }
 
 fn repeat(row: Row, keyed: &Keyed<'_>) -> Result<CommandEnd, Fault> {

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use modulith_core::{Columns, Fault, FaultKind, FromRow, Snapshot, StepKey, Value};
+use modulith_core::{Columns, Fault, FaultKind, FromRow, Snapshot, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -33,6 +33,11 @@ impl LowWater {
             let open = other.open.iter().copied().filter(|seq| !ended_here(seq)).collect();
             *self = LowWater { below: other.below, open };
         }
+    }
+
+    /// Whether a saga has not ended: the mark has not passed it, or lists it as open.
+    pub(super) fn lets_run(&self, seq: i64) -> bool {
+        seq >= self.below || self.open.contains(&seq)
     }
 }
 
@@ -75,16 +80,10 @@ impl FromRow for LowWater {
     }
 }
 
-fn stored(session: &mut dyn Session, module: &ModuleCode, src: Uuid) -> Result<LowWater, Fault> {
+pub(super) fn stored(session: &mut dyn Session, module: &ModuleCode, src: Uuid) -> Result<LowWater, Fault> {
     let now_ms = session.now_ms();
     let found = Snapshot::new(session.statements(), now_ms).row(&module.inbox.water.find, (src,))?;
     Ok(found.unwrap_or_default())
-}
-
-/// Whether the saga of a key has not ended: the mark has not passed it, or lists it as open.
-pub(super) fn lets_run(session: &mut dyn Session, module: &ModuleCode, key: &StepKey) -> Result<bool, Fault> {
-    let water = stored(session, module, key.src)?;
-    Ok(key.seq >= water.below || water.open.contains(&key.seq))
 }
 
 /// Records the mark of the coordinator `src`, and deletes what stands below it, saga by saga, until
@@ -102,6 +101,7 @@ pub fn raise(
         let open: Vec<u8> = raised.open.iter().flat_map(|seq| seq.to_be_bytes()).collect();
         let values = [Value::Bytes(src.as_bytes()), Value::Integer(raised.below), Value::Bytes(&open)];
         session.execute(&module.inbox.water.set, &values)?;
+        session.recent().raised(&module.name, src, &raised);
     }
     // Between the open sagas everything goes: one range for each gap.
     let mut open = raised.open;

@@ -123,6 +123,7 @@ impl InMemory {
 
     fn set_incarnation(&self, sql: &str, set: impl FnOnce(i64) -> i64) -> rusqlite::Result<Identity> {
         self.is_touched.set(true);
+        self.prepared.recent.borrow_mut().forget();
         control(self.prepared.connection(), sql)?;
         let identity = self.identity.get();
         let identity = Identity { incarnation: set(identity.incarnation), ..identity };

@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, Row, Statement};
 
 use super::error::{described, is_damage};
 use super::guard::Guard;
+use crate::inbox::Recent;
 
 /// What holds for every connection, of the writer and of readers.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -27,6 +28,7 @@ const STATEMENTS_KEPT: usize = 256;
 pub(super) struct Prepared {
     /// Of each owner: a module, or the framework. Dropped before the connection, since it stands before it.
     kept: RefCell<Vec<(Owner, HashMap<String, Kept>)>>,
+    pub(super) recent: RefCell<Recent>,
     connection: Box<Connection>,
 }
 
@@ -41,11 +43,18 @@ struct Kept {
 
 impl Prepared {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { kept: RefCell::default(), connection: Box::new(connection) }
+        Self { kept: RefCell::default(), recent: RefCell::default(), connection: Box::new(connection) }
     }
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// In a transaction that has begun: makes sure that what is known of the inboxes still holds.
+    pub(super) fn check_recent(&self) {
+        let version = self.connection.prepare_cached("PRAGMA data_version");
+        let version = version.and_then(|mut version| version.query_row([], |row| row.get(0)));
+        self.recent.borrow_mut().as_of(version.ok());
     }
 
     /// Gives the connection back, without what was prepared on it.

@@ -1,5 +1,6 @@
 //! One piece of work within a batch: its session, how it is taken back, and who waits to hear whether it stands.
 
+use std::cell::RefMut;
 use std::sync::Arc;
 
 use modulith_core::{
@@ -10,6 +11,7 @@ use rusqlite::{Connection, ffi};
 use super::guard::Guard;
 use super::statements::{Prepared, Rights};
 use crate::clock::now_ms;
+use crate::inbox::Recent;
 use crate::panic::caught;
 use crate::session::Session;
 
@@ -183,6 +185,9 @@ impl Session for WriteSession<'_> {
     }
     fn statements(&mut self) -> &mut dyn Statements {
         self
+    }
+    fn recent(&mut self) -> RefMut<'_, Recent> {
+        self.rights.prepared.recent.borrow_mut()
     }
     fn on_end(&mut self, hook: Box<dyn FnOnce(bool) + Send>) {
         self.hooks.0.push(hook);

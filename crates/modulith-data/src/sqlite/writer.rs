@@ -377,6 +377,7 @@ fn commit(
             });
             return;
         }
+        prepared.check_recent();
         let began = Instant::now();
         let taken_back = if *careful > 0 { TakenBack::Alone } else { TakenBack::WithBatch };
         let mut session = WriteSession::new(Rights::new(prepared, guard), taken_back);
