@@ -36,7 +36,8 @@ pub struct Limits {
     /// most half of it counts. Default 128.
     pub in_flight_reserved: usize,
     /// Payload bytes of the calls that one served connection has running, those included that are not wholly
-    /// received. Default 64 MiB. A call beyond it is rejected, unless it is the only one.
+    /// received. Default 64 MiB, an eighth of which only [`crate::Priority::Reserved`] calls may use. A call beyond it is
+    /// rejected, unless it is the only one.
     ///
     /// It also bounds the payloads above 64 KiB that wait to be sent to one connection: a caller beyond it gets
     /// `QueueFull`, and the serving side stops reading and running calls. Answers that a caller has received
@@ -53,7 +54,8 @@ pub struct Limits {
     /// for ever. Then both sides break it off, by name, at most a quarter late. Streams that are silent for
     /// longer must send something now and then.
     pub body_idle_max: Duration,
-    /// Bytes waiting to be written to one connection, not counting payloads above 64 KiB. Default 16 MiB.
+    /// Bytes waiting to be written to one connection, not counting payloads above 64 KiB. Default 16 MiB, an eighth of
+    /// which only [`crate::Priority::Reserved`] calls may use.
     ///
     /// A caller beyond it gets `QueueFull`. The serving side stops reading and running calls of a peer
     /// that does not read its answers. One frame may exceed it when nothing else waits.
@@ -139,6 +141,9 @@ impl Default for Limits {
     }
 }
 
+/// One in so many bytes of a limit is for [`crate::Priority::Reserved`] calls only.
+const BYTES_RESERVED: usize = 8;
+
 impl Limits {
     /// How many calls may be in flight before one of this priority is refused.
     pub(crate) fn in_flight_for(&self, priority: crate::Priority) -> usize {
@@ -147,6 +152,14 @@ impl Limits {
                 self.in_flight_max - self.in_flight_reserved.min(self.in_flight_max / 2)
             }
             crate::Priority::Reserved => self.in_flight_max,
+        }
+    }
+
+    /// How many of these bytes may be taken before a call of this priority is refused.
+    pub(crate) fn bytes_for(&self, priority: crate::Priority, bytes_max: usize) -> usize {
+        match priority {
+            crate::Priority::Ordinary => bytes_max - bytes_max / BYTES_RESERVED,
+            crate::Priority::Reserved => bytes_max,
         }
     }
 }

@@ -331,7 +331,7 @@ impl Serving {
             frame::DRAINING
         } else if calls >= limits.in_flight_for(priority) {
             "too many calls of this caller in flight"
-        } else if held > 0 && held + payload_bytes > limits.in_flight_bytes_max {
+        } else if held > 0 && held + payload_bytes > limits.bytes_for(priority, limits.in_flight_bytes_max) {
             "too many bytes in flight"
         } else if is_streamed && self.receiving.bodies() >= limits.bodies_max {
             "too many bodies"

@@ -224,7 +224,7 @@ async fn what_never_left_is_not_run() {
         let mut calls = JoinSet::new();
         for call in 0..CALLS {
             let peer = peer.clone();
-            // As large as goes in one frame: the kernel takes a few of them, the buffer sixteen.
+            // As large as goes in one frame: the kernel takes a few of them, the buffer fourteen.
             let payload = Bytes::from(vec![call as u8; 64 << 10]);
             calls.spawn(async move { (call, peer.call(deadline, Priority::Ordinary, payload).await) });
         }
@@ -235,6 +235,10 @@ async fn what_never_left_is_not_run() {
             outcomes[call] = Some(outcome);
         }
         assert_eq!(outcomes[CALLS - 1], Some(Err(CallFault::NotRun(NotRun::QueueFull))));
+        // The last eighth is for undo and seal.
+        let full = Bytes::from(vec![0; 64 << 10]);
+        let mut undo = std::pin::pin!(peer.call(deadline, Priority::Reserved, full));
+        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(undo.as_mut().poll(cx))).await.is_pending());
         if loses_connection {
             stream.shutdown().await.expect("half closed");
         }
@@ -253,6 +257,12 @@ async fn what_never_left_is_not_run() {
         let left = (0..CALLS).filter(|at| ended(at) == 0).count();
         let stayed = (0..CALLS).filter(|at| ended(at) == 1).count();
         assert!(left > 0 && stayed > 0, "{outcomes:?}");
+        let undo = in_time(undo).await;
+        assert!(
+            matches!(undo, Err(CallFault::NotRun(NotRun::Unreachable(_) | NotRun::Deadline))),
+            "{undo:?}"
+        );
+        let stayed = stayed + 1;
         if loses_connection {
             continue;
         }

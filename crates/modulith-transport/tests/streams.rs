@@ -598,14 +598,19 @@ async fn bytes_in_flight_count_what_is_received_in_part() {
     for round in 0..3u64 {
         let (first, second, third) = (round * 10 + 1, round * 10 + 2, round * 10 + 3);
         stream.write_all(&announced(first, 700_000)).await.expect("written");
-        stream.write_all(&announced(second, 700_000)).await.expect("written");
+        // The last eighth is for undo and seal.
+        stream.write_all(&announced(second, 300_000)).await.expect("written");
         let (kind, id, text) = in_time(read_frame(&mut stream)).await.expect("a frame");
         assert_eq!((kind, id), (REJECTED, second));
         assert!(String::from_utf8_lossy(&text).contains("too many bytes in flight"));
         // The refused call's parts were on their way: they are passed over.
         stream.write_all(&frame(PART, second, &[0; CHUNK])).await.expect("written");
         stream.write_all(&frame(RESET, second, b"rejected")).await.expect("written");
+        let undo = call_with(PARTS | RESERVED, third, &300_000u32.to_le_bytes());
+        stream.write_all(&undo).await.expect("written");
+        stream.write_all(&frame(CANCEL, third, b"")).await.expect("written");
         stream.write_all(&frame(CANCEL, first, b"")).await.expect("written");
+        let third = third + 1;
         stream.write_all(&announced(third, 65_537)).await.expect("written");
         stream.write_all(&frame(PART, third, &[7; CHUNK])).await.expect("written");
         stream.write_all(&frame(PART, third, &[8])).await.expect("written");

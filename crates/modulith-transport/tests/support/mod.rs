@@ -317,6 +317,7 @@ pub const DATA: u8 = 14;
 pub const WINDOW: u8 = 15;
 pub const RESET: u8 = 16;
 pub const STOP: u8 = 17;
+pub const RESERVED: u8 = 1;
 pub const PARTS: u8 = 2;
 pub const STREAMED: u8 = 4;
 pub const LAST: u8 = 8;
