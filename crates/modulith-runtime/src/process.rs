@@ -250,19 +250,9 @@ pub(crate) async fn gateway(
     let readyz = Router::new().route(
         "/readyz",
         get({
-            let (doors, last) = (doors.clone(), Arc::new(Mutex::new(None::<(Instant, Vec<String>)>)));
-            // Anybody may ask, as often as he wants: the services are asked once for all who ask meanwhile.
-            move || async move {
-                let mut last = last.lock().await;
-                let missing = match last.take() {
-                    Some(kept) if kept.0.elapsed() < HEALTH_KEPT => kept,
-                    _ => {
-                        let missing = doors.missing().await;
-                        (Instant::now(), missing)
-                    }
-                };
-                readiness(last.insert(missing).1.clone())
-            }
+            let (doors, lately) = (doors.clone(), Arc::new(Lately::default()));
+            // Anybody may ask, as often as he wants.
+            move || async move { readiness(lately.found(HEALTH_KEPT, doors.missing()).await) }
         }),
     );
     let sagas = Router::new().route(
@@ -360,6 +350,25 @@ impl Door {
     }
 }
 
+/// What was found last, which is told to all who ask soon after; those who ask meanwhile wait for it.
+#[derive(Default)]
+struct Lately<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T: Clone> Lately<T> {
+    /// What was found at most `kept` ago, or what `find` finds now.
+    async fn found(&self, kept: Duration, find: impl Future<Output = T>) -> T {
+        let mut last = self.0.lock().await;
+        let found = match last.take() {
+            Some((at, found)) if at.elapsed() < kept => (at, found),
+            _ => {
+                let found = find.await;
+                (Instant::now(), found)
+            }
+        };
+        last.insert(found).1.clone()
+    }
+}
+
 impl Doors {
     async fn missing(&self) -> Vec<String> {
         let asked = self.0.iter().map(|door| async move {
@@ -415,4 +424,31 @@ impl Doors {
 async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Option<T> {
     let body = axum::body::to_bytes(response.into_body(), ANSWER_BYTES_MAX).await.ok()?;
     serde_json::from_slice(&body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_ask_at_once_are_told_what_one_has_found() {
+        let (lately, asked) = (Lately::default(), AtomicU32::new(0));
+        let find = || async {
+            tokio::task::yield_now().await;
+            asked.fetch_add(1, Ordering::Relaxed)
+        };
+        let day = Duration::from_secs(86_400);
+        let ask = |kept| lately.found(kept, find());
+        assert_eq!(futures_util::future::join_all((0..10).map(|_| ask(day))).await, [0; 10]);
+        assert_eq!(ask(day).await, 0);
+        assert_eq!((ask(Duration::ZERO).await, ask(day).await), (1, 1));
+
+        // Who goes away while he is the one who asks leaves it to the next.
+        let mut gone = Box::pin(ask(Duration::ZERO));
+        assert!(futures_util::poll!(&mut gone).is_pending());
+        drop(gone);
+        assert_eq!(ask(day).await, 2);
+    }
 }
