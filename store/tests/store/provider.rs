@@ -5,7 +5,7 @@
 //! attempts what it was asked to do.
 
 use anyhow::Context as _;
-use modulith_test::{Application, Http, Request};
+use modulith_test::{Application, Http, Request, children, is_alive, terminate, until};
 use serde::Deserialize;
 use serde_json::json;
 use store_provider::{Fault, FaultKind};
@@ -149,6 +149,38 @@ async fn faults(app: &Application, provider: &StandIn) -> anyhow::Result<()> {
     }
     let report = clean_audit(app).await?;
     assert_eq!((&report["orders"], &report["attention"]), (&json!(cases.len()), &json!(0)), "{report}");
+    Ok(())
+}
+
+/// As systemd and a terminal send it: to all processes, so that the supervisor's children are told twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_to_every_process_lets_them_finish_what_runs() -> anyhow::Result<()> {
+    let (name, file) = split();
+    let provider = StandIn::serve()?;
+    let app = Application::start(program().path(), name, file.as_deref(), &provider.environment()).await?;
+    let parent = app.process().context("started here")?;
+    let family: Vec<u32> = children(parent).into_iter().map(|(child, _)| child).collect();
+    assert_eq!(family.len(), 6, "five services and the gateway");
+    let shelf = products(&app, 1).await?;
+    let ada = Customer::sign_up(&app, "ada@example.org").await?;
+    provider.fault(CHARGES, FaultKind::Delay, 1).await?;
+    let signal = async {
+        until("the charge to be on its way", async || {
+            provider.ledger().await.ok().filter(|ledger| !ledger.attempts.is_empty())
+        })
+        .await;
+        family.iter().copied().for_each(terminate);
+        terminate(parent);
+    };
+    let lines = [(&*shelf[0], 1)];
+    let (placed, ()) = tokio::join!(ada.order(&app, "k", &lines, CARD), signal);
+    let placed = placed?;
+    assert_eq!(placed.status, 201, "{}", placed.json);
+    until("all processes to end", async || {
+        family.iter().chain([&parent]).all(|process| !is_alive(*process)).then_some(())
+    })
+    .await;
+    assert_eq!(provider.ledger().await?.charges, 1);
     Ok(())
 }
 
