@@ -4,7 +4,7 @@
 //! One application is mounted for each test. Its bank does what the test's script says and notes what it was
 //! asked; a script is found by the name in the request, and by the step's key for an undo.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::LazyLock;
 
 use axum::Router;
@@ -15,11 +15,13 @@ use modulith::{
     Answer, App, CallError, Context, Handle, Links, Migration, Module, Mounted, NotRun, NotRunReason, Plan,
     Refusal, Saga, SagaClient, Setup, SetupError, StepKey, Tx, Unknown, UnknownReason, contract, encode,
 };
+use modulith_core::{Direction, Origin};
 use modulith_test::{Http, Request, Response, until};
 use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_after_an_effect_undoes_it_by_its_key() -> anyhow::Result<()> {
@@ -50,6 +52,26 @@ async fn an_undo_is_repeated_until_it_is_done() -> anyhow::Result<()> {
         shop.refunded_once_after(attempts, shop.charges()[0].key);
         shop.close().await;
     }
+    Ok(())
+}
+
+/// An effect that is attempted again asks others again, within its own key.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_effect_asks_has_the_same_key_each_time() -> anyhow::Result<()> {
+    let shop = Shop::open("within", Script::default()).await?;
+    let bank: BankClient = shop.mounted.client().expect("the bank is served here");
+    let outer =
+        StepKey { origin: Origin::Saga, src: Uuid::from_u128(7), seq: 1, step: 0, direction: Direction::Do };
+    for (key, amount_minor) in [(Some(outer), 5), (Some(outer), 5), (Some(outer), 6), (None, 5), (None, 5)] {
+        let charge = Charge { account: shop.account.clone(), amount_minor };
+        let within = Context { key, ..Context::background("within") };
+        assert_eq!(within.scope(bank.charge(charge)).await?, amount_minor);
+    }
+    let keys: Vec<StepKey> = shop.charges().into_iter().map(|charge| charge.key).collect();
+    assert_eq!(keys[0], keys[1]);
+    assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 4, "{keys:?}");
+    assert!(!keys.contains(&outer));
+    shop.close().await;
     Ok(())
 }
 
