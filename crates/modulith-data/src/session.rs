@@ -18,7 +18,7 @@ pub trait Session: Statements {
     fn rollback(&mut self) -> Result<(), Fault>;
     fn now_ms(&self) -> i64;
     fn statements(&mut self) -> &mut dyn Statements;
-    /// What the writer knows of its inboxes without reading them.
+    /// What the writer knows without reading it.
     fn recent(&mut self) -> RefMut<'_, Recent>;
     /// Calls `hook` once it is known whether this work stands: with `true` after the sync of its commit, with
     /// `false` when it was rolled back. After a commit that may or may not stand it is dropped uncalled.

@@ -10,7 +10,9 @@ use modulith_core::{
 use modulith_data::inbox::{
     self, CommandEnd, EffectStart, Keyed, Known, LowWater, PRUNED_AT_ONCE, SealEnd, UndoEnd, body_hash,
 };
-use modulith_data::saga::{Heard, Modules, Next, Place, Run, RunEnd, SagaId, Walk, run_steps};
+use modulith_data::saga::{
+    Begun, Heard, Modules, NewSaga, Next, Place, Run, RunEnd, SagaId, SagaTable, Walk, run_steps,
+};
 use modulith_data::sqlite::{Database, WriterLimits};
 use modulith_data::{Migration, ModuleCode, Session};
 use schemars::JsonSchema;
@@ -146,7 +148,7 @@ async fn a_key_stands_for_one_request_and_one_answer() {
     assert_eq!(pot_and_notes(&database), (6, 0));
 }
 
-/// A writer remembers which keys it has written, and no longer than nobody else writes.
+/// What the writer remembers of its keys is a hint: whoever wrote a row, a repeat is answered from it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_another_connection_wrote_is_found() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,6 +164,30 @@ async fn a_row_that_another_connection_wrote_is_found() {
     assert_eq!(take(&database, saga(&database, 2).key(0), 4).await.unwrap(), "stored 4");
     assert_eq!(take(&database, saga(&database, 3).key(0), 4).await.unwrap(), "done");
     assert_eq!(pot_and_notes(&database), (2, 0));
+}
+
+/// A process that was replaced begins no saga, from the moment at which its successor has opened the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_process_begins_no_saga() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(&folder);
+    let table = Arc::new(SagaTable::new("log", &database.identity()));
+    let plan = Arc::new(PlanModel::of::<Spend>().unwrap());
+    let begin = async |seq| {
+        let (table, plan, id) = (table.clone(), plan.clone(), saga(&database, seq));
+        let begin = move |session: &mut dyn Session| {
+            table.begin(session, &NewSaga { id, plan: &plan, input: b"", key: None })
+        };
+        database.write(None, begin).await.map(|begun| assert!(matches!(begun, Begun::New)))
+    };
+    assert!(begin(1).await.is_ok());
+    assert!(begin(2).await.is_ok());
+    let successor = rusqlite::Connection::open(folder.path().join("a.db")).unwrap();
+    successor.execute("UPDATE modulith__identity SET incarnation = incarnation + 1", ()).unwrap();
+    for seq in 3..5 {
+        let fault = begin(seq).await.expect_err("it was replaced");
+        assert!(fault.to_string().contains("another process has taken this database over"), "{fault}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What the one connection that writes knows of its inboxes without reading them.
+//! What the one connection that writes knows of its database without reading it.
 //!
 //! A saga's sequence is above every one before it. So a key above the highest that was ever seen of its coordinator has no row,
 //! and neither has one that was not written since. That spares a new key its claim and the reading of the mark. It is
@@ -21,6 +21,8 @@ const KEYS_MAX: usize = 8_192;
 #[derive(Default)]
 pub struct Recent {
     sources: Vec<Source>,
+    /// The database's newest incarnation.
+    pub(crate) incarnation: Option<i64>,
     /// What `PRAGMA data_version` said last: another value, and another connection has written.
     version: Option<i64>,
 }
@@ -45,7 +47,7 @@ impl Recent {
     }
 
     pub(crate) fn forget(&mut self) {
-        self.sources.clear();
+        *self = Self { version: self.version, ..Self::default() };
     }
 
     /// Whether the key certainly has no row, and its saga has not ended. `None`: read the highest sequence and the mark, and
