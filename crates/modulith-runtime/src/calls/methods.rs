@@ -3,11 +3,11 @@
 //! Owns what is known of a method before its call is read: its code, its meter, and whether it takes long. A call names its
 //! contract and its method first, so a look at these bytes spares reading, checking and looking up both.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use modulith_core::Fault;
 
 use super::wire;
