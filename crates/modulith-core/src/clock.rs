@@ -20,8 +20,8 @@ fn is_far(at: Instant) -> bool {
 
     /// No kernel ticks more seldom than this.
     const TICK_MAX: Duration = Duration::from_millis(10);
-    /// One moment by both clocks, which count from the same zero.
-    static MOMENT: OnceLock<Option<(Instant, Duration)>> = OnceLock::new();
+    /// Two ticks after the moment from which both clocks count, so that a tick counted from here is ahead of the exact clock.
+    static AHEAD: OnceLock<Option<Instant>> = OnceLock::new();
 
     // Not `rustix`, whose clock ends a process under valgrind.
     let read = |clock: clockid_t| {
@@ -30,14 +30,16 @@ fn is_far(at: Instant) -> bool {
         let is_read = unsafe { clock_gettime(clock, &raw mut time) } == 0;
         is_read.then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     };
-    let moment = MOMENT.get_or_init(|| Some((Instant::now(), read(CLOCK_MONOTONIC)?)));
+    let ahead = AHEAD.get_or_init(|| {
+        // Before the exact clock's own: what passes between the two puts the ticks ahead, never behind.
+        let counted = read(CLOCK_MONOTONIC)?;
+        Instant::now().checked_sub(counted)?.checked_add(2 * TICK_MAX)
+    });
     // Where one of the clocks is missing, the exact one is asked about everything.
-    let (Some((instant, then)), Some(last_tick)) = (moment, read(CLOCK_MONOTONIC_COARSE)) else {
-        return false;
-    };
-    // The moment's own tick may be before it.
-    let passed = last_tick.saturating_sub(*then);
-    at.checked_duration_since(*instant).is_some_and(|until| until > passed + 2 * TICK_MAX)
+    match (ahead, read(CLOCK_MONOTONIC_COARSE)) {
+        (Some(ahead), Some(last_tick)) => at > *ahead + last_tick,
+        _ => false,
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
