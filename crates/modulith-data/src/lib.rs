@@ -9,6 +9,7 @@ pub mod inbox;
 mod migrate;
 mod panic;
 pub mod participant;
+mod recent;
 pub mod saga;
 mod session;
 pub mod sqlite;

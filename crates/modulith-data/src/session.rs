@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use modulith_core::{AnyBox, Fault, FaultKind, Served, ServedMethod, Statements, Tx};
 use parking_lot::Mutex;
 
-use crate::inbox::{InboxSql, Recent};
+use crate::inbox::InboxSql;
+use crate::recent::Recent;
 
 /// One piece of work on a database: its statements become durable together or not at all.
 ///

@@ -299,16 +299,17 @@ impl Connection {
         let waiting = state.out.waiting();
         let in_parts = bytes.len() > CHUNK;
         let at_once = if in_parts { 0 } else { bytes.len() };
-        let room = |bytes_max| self.limits.bytes_for(priority, bytes_max);
-        if waiting > 0 && waiting + frame::call_bytes(at_once) > room(self.limits.write_buffer_bytes_max) {
+        let limits = &self.limits;
+        let room = limits.bytes_for(priority, limits.write_buffer_bytes_max);
+        if waiting > 0 && waiting + frame::call_bytes(at_once) > room {
             return Err(NotTaken::Full);
         }
         let has_more = in_parts || body.is_some();
         if has_more {
             let parts = state.sending.payload_bytes();
-            let room = room(self.limits.in_flight_bytes_max);
+            let room = limits.bytes_for(priority, limits.in_flight_bytes_max);
             let too_large = in_parts && parts > 0 && parts + bytes.len() > room;
-            if too_large || (body.is_some() && state.sending.bodies() >= self.limits.bodies_max) {
+            if too_large || (body.is_some() && state.sending.bodies() >= limits.bodies_max) {
                 return Err(NotTaken::Full);
             }
         }

@@ -142,7 +142,7 @@ impl Default for Limits {
 }
 
 /// One in so many bytes of a limit is for [`crate::Priority::Reserved`] calls only.
-const BYTES_RESERVED: usize = 8;
+const RESERVED_SHARE: usize = 8;
 
 impl Limits {
     /// How many calls may be in flight before one of this priority is refused.
@@ -158,7 +158,7 @@ impl Limits {
     /// How many of these bytes may be taken before a call of this priority is refused.
     pub(crate) fn bytes_for(&self, priority: crate::Priority, bytes_max: usize) -> usize {
         match priority {
-            crate::Priority::Ordinary => bytes_max - bytes_max / BYTES_RESERVED,
+            crate::Priority::Ordinary => bytes_max - bytes_max / RESERVED_SHARE,
             crate::Priority::Reserved => bytes_max,
         }
     }

@@ -608,9 +608,17 @@ async fn bytes_in_flight_count_what_is_received_in_part() {
         stream.write_all(&frame(RESET, second, b"rejected")).await.expect("written");
         let undo = call_with(PARTS | RESERVED, third, &300_000u32.to_le_bytes());
         stream.write_all(&undo).await.expect("written");
+        let fourth = third + 1;
+        stream
+            .write_all(&call_with(PARTS | RESERVED, fourth, &100_000u32.to_le_bytes()))
+            .await
+            .expect("written");
+        let (kind, id, _) = in_time(read_frame(&mut stream)).await.expect("a frame");
+        assert_eq!((kind, id), (REJECTED, fourth), "beyond the whole");
+        stream.write_all(&frame(RESET, fourth, b"rejected")).await.expect("written");
         stream.write_all(&frame(CANCEL, third, b"")).await.expect("written");
         stream.write_all(&frame(CANCEL, first, b"")).await.expect("written");
-        let third = third + 1;
+        let third = fourth + 1;
         stream.write_all(&announced(third, 65_537)).await.expect("written");
         stream.write_all(&frame(PART, third, &[7; CHUNK])).await.expect("written");
         stream.write_all(&frame(PART, third, &[8])).await.expect("written");

@@ -14,12 +14,10 @@ use serde::{Deserialize, Serialize};
 
 mod effect;
 mod look;
-mod recent;
 mod water;
 
 pub use effect::{EffectStart, begin_effect, end_effect, forget_effect, forget_looked_up};
 pub use look::{InboxRow, StepRows, look};
-pub use recent::Recent;
 pub use water::{LowWater, OPEN_BELOW_MAX, raise};
 
 use crate::session::{ModuleCode, Session};
@@ -260,7 +258,7 @@ pub enum CommandEnd {
 /// Who may know a key, which decides what is written under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
-    /// Others: unless it [certainly has none](Recent), the row is claimed before the command runs.
+    /// Others: unless there is certainly none, the row is claimed before the command runs.
     ToOthers,
     /// Nobody yet, since it was made in this very transaction: the row is written once, with the answer.
     ToNobodyYet,

@@ -36,7 +36,7 @@ impl LowWater {
     }
 
     /// Whether a saga has not ended: the mark has not passed it, or lists it as open.
-    pub(super) fn lets_run(&self, seq: i64) -> bool {
+    pub(crate) fn lets_run(&self, seq: i64) -> bool {
         seq >= self.below || self.open.contains(&seq)
     }
 }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, Row, Statement};
 
 use super::error::{described, is_damage};
 use super::guard::Guard;
-use crate::inbox::Recent;
+use crate::recent::Recent;
 
 /// What holds for every connection, of the writer and of readers.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -50,7 +50,7 @@ impl Prepared {
         &self.connection
     }
 
-    /// In a transaction that has begun: makes sure that what is known of the inboxes still holds.
+    /// In a transaction that has begun: makes sure that what is known without reading still holds.
     pub(super) fn check_recent(&self) {
         let version = self.connection.prepare_cached("PRAGMA data_version");
         let version = version.and_then(|mut version| version.query_row([], |row| row.get(0)));

@@ -11,8 +11,8 @@ use rusqlite::{Connection, ffi};
 use super::guard::Guard;
 use super::statements::{Prepared, Rights};
 use crate::clock::now_ms;
-use crate::inbox::Recent;
 use crate::panic::caught;
+use crate::recent::Recent;
 use crate::session::Session;
 
 /// What became of one piece of work within its batch.

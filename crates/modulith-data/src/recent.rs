@@ -1,4 +1,4 @@
-//! What the one connection that writes knows of its database without reading it.
+//! What the one connection that writes knows of its inboxes, and of who owns it, without reading.
 //!
 //! A saga's sequence is above every one before it. So a key above the highest that was ever seen of its coordinator has no row,
 //! and neither has one that was not written since. That spares a new key its claim and the reading of the mark. It is
@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use modulith_core::{Direction, Origin, StepKey};
 use uuid::Uuid;
 
-use super::LowWater;
+use crate::inbox::LowWater;
 
 /// Coordinators that are remembered, counted for each module: 64. With one more, all are forgotten.
 const SOURCES_MAX: usize = 64;
@@ -52,14 +52,14 @@ impl Recent {
 
     /// Whether the key certainly has no row, and its saga has not ended. `None`: read the highest sequence and the mark, and
     /// [learn](Self::learn).
-    pub(super) fn is_new(&self, module: &str, key: &StepKey) -> Option<bool> {
+    pub(crate) fn is_new(&self, module: &str, key: &StepKey) -> Option<bool> {
         let source = self.sources.iter().find(|source| source.is(module, key.src))?;
         let is_new =
             key.seq > source.until && !source.written.contains(&place(key)) && source.water.lets_run(key.seq);
         Some(is_new)
     }
 
-    pub(super) fn learn(&mut self, module: &Arc<str>, src: Uuid, until: i64, water: LowWater) {
+    pub(crate) fn learn(&mut self, module: &Arc<str>, src: Uuid, until: i64, water: LowWater) {
         if self.sources.len() >= SOURCES_MAX {
             self.sources.clear();
         }
@@ -67,7 +67,7 @@ impl Recent {
     }
 
     /// The key is about to have a row.
-    pub(super) fn written(&mut self, module: &str, key: &StepKey) {
+    pub(crate) fn written(&mut self, module: &str, key: &StepKey) {
         if key.origin != Origin::Saga {
             return;
         }
@@ -79,7 +79,7 @@ impl Recent {
         source.written.insert(place(key));
     }
 
-    pub(super) fn raised(&mut self, module: &str, src: Uuid, water: &LowWater) {
+    pub(crate) fn raised(&mut self, module: &str, src: Uuid, water: &LowWater) {
         if let Some(source) = self.sources.iter_mut().find(|source| source.is(module, src)) {
             source.water.clone_from(water);
             source.written.retain(|(seq, ..)| *seq >= water.below);
