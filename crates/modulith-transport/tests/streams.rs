@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -628,4 +629,23 @@ async fn bytes_in_flight_count_what_is_received_in_part() {
         let (_, _, second_part) = in_time(read_frame(&mut stream)).await.expect("a frame");
         assert_eq!((first_part.len(), &second_part[..]), (CHUNK, &[8][..]));
     }
+}
+
+/// The other side reads nothing: of the large payloads that wait to be sent, the last eighth is for undo and seal.
+#[tokio::test]
+async fn large_payloads_leave_room_for_undo() {
+    const MIB: usize = 1 << 20;
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = Listener::bind(&unix(&folder)).await.expect("a free address");
+    let peer = peer_with(&unix(&folder), Limits { in_flight_bytes_max: 8 * MIB, ..Limits::default() });
+    let (connected, _stream) = tokio::join!(peer.connected(soon()), raw_served(&listener));
+    connected.expect("a handshake");
+    let call = |priority, bytes| Box::pin(peer.call(soon(), priority, Bytes::from(vec![0; bytes])));
+    let full = || Poll::Ready(Err(CallFault::NotRun(NotRun::QueueFull)));
+    let mut first = call(Priority::Ordinary, 6 * MIB + MIB / 2);
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert_eq!(futures_util::poll!(call(Priority::Ordinary, MIB)), full());
+    let mut undo = call(Priority::Reserved, MIB);
+    assert!(futures_util::poll!(&mut undo).is_pending());
+    assert_eq!(futures_util::poll!(call(Priority::Reserved, MIB)), full(), "the eighth ends too");
 }
